@@ -1,0 +1,162 @@
+"""Preference pairs for daDPO: batches to train on, and the responses that are still without a score."""
+
+from functools import partial
+from pathlib import Path
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.batches import PairScores, TokenBatch
+from datamodules.collate import collate_responses
+from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
+from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
+from datamodules.resumable import rank_share, training_sampler
+from datamodules.score_cache import ScoreCache, scorer_of
+from datamodules.scored_pairs import ScoredPair, collate_pairs, response_key, stack_scores, with_scores
+from datamodules.wrong_input import WrongInput
+
+
+class PreferencePairsDataModule(LightningDataModule):
+    """Pairs in TRL's preference formats, tokenised once.
+
+    ``fit`` gives ``PairBatch``es; ``predict`` gives one loader a scorer of ``TokenBatch``es whose row ids are the
+    keys of responses that the cache does not know yet, longest first.
+
+    Args:
+        data: JSON lines, Parquet, a Hub id, or rows made in process.
+        tokenizer: The student's.
+        reference: Model folder or Hub id whose cached scores the batches bring along.
+        teacher: The same of the teacher. Both None: live mode, batches come without scores.
+        cache_dir: Of the score cache.
+        score_dtype: Of the forward pass that makes the scores.
+        padded_vocabulary: As in ``PolicyModule``: the scores are made with the same vocabulary.
+        batch_size: Pairs a batch and process.
+        score_batch_size: Responses a batch when scoring.
+        max_length: Tokens of prompt and response; longer responses are cut and counted.
+        val_fraction: Share of the prompts held out; a prompt's pairs stay together.
+        seed: Of the training order.
+    """
+
+    def __init__(
+        self,
+        data: RowSource,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        reference: str | None = None,
+        teacher: str | None = None,
+        cache_dir: str | Path | None = None,
+        score_dtype: str = "float32",
+        padded_vocabulary: bool = False,
+        batch_size: int = 8,
+        score_batch_size: int = 16,
+        max_length: int = 2048,
+        val_fraction: float = 0.05,
+        seed: int = 0,
+    ):
+        super().__init__()
+        given = [value is not None for value in (reference, teacher, cache_dir)]
+        if any(given) and not all(given):
+            raise WrongInput(
+                "scores need a reference, a teacher and a cache",
+                "reference, teacher, cache_dir",
+                "give all three or none",
+            )
+        if not 0 <= val_fraction < 1:
+            raise WrongInput(f"val_fraction is a share, got {val_fraction}", "val_fraction", "at least 0, below 1")
+        self.data, self.tokenizer = data, tokenizer
+        self.frozen = {"reference": reference, "teacher": teacher} if reference and teacher else {}
+        self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
+        self.score_dtype, self.vocabulary = score_dtype, None if padded_vocabulary else len(tokenizer)
+        self.max_length, self.val_fraction, self.seed = max_length, val_fraction, seed
+        self.train_pairs: list[EncodedPair] = []
+        self.val_pairs: list[EncodedPair] = []
+        self.final_metrics: dict[str, float] = {}
+        self._caches: dict[str, ScoreCache] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read and encode all pairs, and split them."""
+        if self.train_pairs:
+            return
+        pairs = list(read_pairs(self.data, self.tokenizer, self.max_length))
+        if not pairs:
+            raise WrongInput("there are no pairs", self._where, "give rows with prompt, chosen, rejected")
+        for name, model in self.frozen.items():
+            check_same_tokens(self.tokenizer, load_tokenizer(model), f"the {name}, {model}")
+        kept = [pair for pair in pairs if pair.chosen.prompt_share >= self.val_fraction]
+        self.train_pairs = kept or pairs  # a handful of prompts may all fall on one side
+        self.val_pairs = [pair for pair in pairs if pair.chosen.prompt_share < self.val_fraction] if kept else []
+        self.final_metrics = {"pairs": len(pairs), "truncated": sum(pair.truncated for pair in pairs)}
+
+    def cache(self, name: str) -> ScoreCache:
+        """The score cache of ``reference`` or ``teacher``."""
+        assert self.cache_dir is not None
+        if name not in self._caches:
+            scorer = scorer_of(self.frozen[name], self.score_dtype, self.vocabulary)
+            self._caches[name] = ScoreCache(self.cache_dir, scorer)
+        return self._caches[name]
+
+    def place_of(self, key: str) -> str:
+        """The row that a score's key belongs to."""
+        return self._responses()[key].place
+
+    def train_scores(self) -> PairScores:
+        """Scores of all training pairs, (n_train,) each: for statistics over the whole set."""
+        scores = stack_scores(self._scored(self.train_pairs))
+        if scores is None:
+            raise WrongInput("there are no scores in live mode", "reference, teacher, cache_dir", "give all three")
+        return scores
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled pairs; in the middle of an epoch after a resumed checkpoint."""
+        sampler = training_sampler(self.trainer, len(self.train_pairs), self.batch_size, self.seed)
+        return DataLoader(self._scored(self.train_pairs), batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Held-out pairs, in order."""
+        if not self.val_pairs:
+            return []
+        pairs = rank_share(self.trainer, self._scored(self.val_pairs))
+        return DataLoader(pairs, batch_size=self.batch_size, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Responses without a score: a loader for the reference, one for the teacher."""
+        if not self.frozen:
+            raise WrongInput(
+                "there is nothing to score in live mode", "reference, teacher, cache_dir", "give all three"
+            )
+        responses, loaders = self._responses(), []
+        # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
+        keys = sorted(responses, key=lambda key: -len(responses[key].ids))
+        share = keys if self.trainer is None else keys[self.trainer.global_rank :: self.trainer.world_size]
+        self.final_metrics |= {"computed": 0, "reused": 0}
+        for name in ("reference", "teacher"):
+            known = self.cache(name).read(keys)
+            self.final_metrics["computed"] += len(keys) - len(known)
+            self.final_metrics["reused"] += len(known)
+            rows = [(key, responses[key]) for key in share if key not in known]
+            collate = partial(_collate_keyed, pad_id=pad_id_of(self.tokenizer))
+            loaders.append(DataLoader(rows, batch_size=self.score_batch_size, collate_fn=collate))  # type: ignore[arg-type]
+        return loaders
+
+    def _responses(self) -> dict[str, EncodedResponse]:
+        pairs = (*self.train_pairs, *self.val_pairs)
+        return {response_key(response): response for pair in pairs for response in pair.responses}
+
+    def _scored(self, pairs: list[EncodedPair]) -> list[ScoredPair]:
+        if not self.frozen:
+            return [ScoredPair(pair, None) for pair in pairs]
+        return with_scores(pairs, self.cache("reference"), self.cache("teacher"), self._where)
+
+    @property
+    def _collate(self):
+        return partial(collate_pairs, pad_id=pad_id_of(self.tokenizer))
+
+    @property
+    def _where(self) -> str:
+        return source_name(self.data)
+
+
+def _collate_keyed(batch: list[tuple[str, EncodedResponse]], pad_id: int) -> TokenBatch:
+    keys, responses = zip(*batch, strict=True)
+    return collate_responses([r.ids for r in responses], [r.prompt_length for r in responses], keys, pad_id)

@@ -1,0 +1,108 @@
+"""A training order that is the same however often a run is interrupted."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from lightning import Trainer
+from torch.utils.data import Sampler
+
+from datamodules.wrong_input import WrongInput
+
+T = TypeVar("T")
+
+
+class ResumableBatchSampler(Sampler[list[int]]):
+    """Batches of row numbers: a new permutation each epoch, and every rank its share.
+
+    The order is a function of seed and epoch alone, so going on in the middle of an epoch is skipping its first
+    batches.
+
+    Args:
+        rows: Number of rows.
+        batch_size: Rows a batch and rank. Rows that do not fill a batch on every rank are left out, other ones each
+            epoch; where there are too few for one batch, batches are smaller instead.
+        seed: Of the permutations.
+        shuffle: False keeps the rows' order.
+        rank: Of this process.
+        world: Number of processes; each takes every world-th batch-sized slice.
+        position: Asked at the start of each pass: its epoch, and how many of the epoch's batches are done already.
+
+    Raises:
+        WrongInput: Fewer rows than processes.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ):
+        if batch_size < 1 or rows < 1:
+            raise WrongInput(f"{rows} rows in batches of {batch_size}", "batch_size", "set 1 or more, and give rows")
+        if rows < world:
+            raise WrongInput(
+                f"{rows} rows for {world} processes", "trainer.devices", "give more rows, or fewer devices"
+            )
+        self.rows, self.seed, self.shuffle = rows, seed, shuffle
+        self.batch_size = min(batch_size, rows // world)
+        self.rank, self.world, self.position = rank, world, position
+
+    def __len__(self) -> int:
+        """Batches an epoch and rank."""
+        return self.rows // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of this rank, from the first not yet done."""
+        epoch, done = self.position()
+        order = list(range(self.rows))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(self.rows, generator=generator).tolist()
+        for step in range(done, len(self)):
+            start = (step * self.world + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size]
+
+
+def training_sampler(trainer: Trainer | None, rows: int, batch_size: int, seed: int) -> ResumableBatchSampler:
+    """The sampler of this rank, which goes on wherever a resumed trainer has got to."""
+    if trainer is None:
+        return ResumableBatchSampler(rows, batch_size, seed)
+
+    def position() -> tuple[int, int]:
+        done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        if math.isinf(trainer.num_training_batches):  # not known yet: worker processes ask before the first epoch
+            return divmod(done, len(sampler))
+        epoch, of_it = divmod(done, int(trainer.num_training_batches))
+        _set_epoch(trainer, epoch)
+        return epoch, of_it
+
+    sampler = ResumableBatchSampler(
+        rows, batch_size, seed, rank=trainer.global_rank, world=trainer.world_size, position=position
+    )
+    return sampler
+
+
+def _set_epoch(trainer: Trainer, epoch: int) -> None:
+    """Put Lightning's count of epochs right, at the start of one.
+
+    Going on from a checkpoint at an epoch's end, it does not count the next one as begun (from a second such checkpoint
+    it then goes on wrongly) or, where max_steps is set, counts the last one twice.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    for count in (progress.total, progress.current):
+        count.ready = count.started = epoch + 1  # type: ignore[attr-defined]
+        count.processed = count.completed = epoch  # type: ignore[attr-defined]
+
+
+def rank_share(trainer: Trainer | None, rows: list[T]) -> list[T]:
+    """Every world-th row, for loops that look at each row once; never empty, so that no rank waits for another."""
+    if trainer is None or not rows:
+        return rows
+    return rows[trainer.global_rank :: trainer.world_size] or rows[:1]

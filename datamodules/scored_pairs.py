@@ -1,0 +1,79 @@
+"""Preference pairs with what reference and teacher say of them, and their batches."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from datamodules.batches import PairBatch, PairScores
+from datamodules.collate import collate_responses
+from datamodules.encoding import EncodedResponse
+from datamodules.pairs import EncodedPair
+from datamodules.score_cache import ScoreCache, score_key
+from datamodules.wrong_input import WrongInput
+
+
+class ScoredPair(NamedTuple):
+    """A pair and the four numbers that training needs of it."""
+
+    pair: EncodedPair
+    scores: tuple[float, float, float, float] | None
+    """In the order of ``PairScores``; None in live mode."""
+
+
+def response_key(response: EncodedResponse) -> str:
+    """The response's key in every score cache."""
+    return score_key(response.ids, response.prompt_length)
+
+
+def with_scores(
+    pairs: Sequence[EncodedPair], reference: ScoreCache, teacher: ScoreCache, where: str
+) -> list[ScoredPair]:
+    """The pairs with their scores from both caches.
+
+    Args:
+        pairs: Encoded pairs.
+        reference: The reference's scores.
+        teacher: The teacher's.
+        where: Names the data in messages.
+
+    Raises:
+        WrongInput: A response has no score, with the first such row.
+    """
+    keys = [(response_key(pair.chosen), response_key(pair.rejected)) for pair in pairs]
+    columns: list[list[float]] = []
+    for name, cache in (("reference", reference), ("teacher", teacher)):
+        known = cache.read(key for both in keys for key in both)
+        lacking = [pair for pair, both in zip(pairs, keys, strict=True) if not known.keys() >= set(both)]
+        if lacking:
+            raise WrongInput(
+                f"{len(lacking)} of {len(pairs)} pairs have no score of the {name}",
+                f"{where}, first at {lacking[0].chosen.place}",
+                "run the scores stage on the same data, models and dtype first",
+            )
+        columns += [[known[both[side]] for both in keys] for side in (0, 1)]
+    scores = zip(*columns, strict=True)
+    return [ScoredPair(pair, four) for pair, four in zip(pairs, scores, strict=True)]  # type: ignore[arg-type]
+
+
+def stack_scores(scored: Sequence[ScoredPair]) -> PairScores | None:
+    """The scores as columns, or None in live mode."""
+    rows = [scores for _, scores in scored if scores is not None]
+    return PairScores(*torch.tensor(rows, dtype=torch.float32).T.contiguous()) if rows else None
+
+
+def collate_pairs(batch: Sequence[ScoredPair], pad_id: int) -> PairBatch:
+    """Batch of pairs, both sides padded to one length so that they can be stacked."""
+    pairs = [pair for pair, _ in batch]
+    length = max(len(response.ids) for pair in pairs for response in pair.responses)
+    chosen, rejected = (
+        collate_responses(
+            [response.ids for response in side],
+            [response.prompt_length for response in side],
+            [response.place for response in side],
+            pad_id,
+            length,
+        )
+        for side in zip(*(pair.responses for pair in pairs), strict=True)
+    )
+    return PairBatch(chosen, rejected, stack_scores(batch))

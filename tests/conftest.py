@@ -1,0 +1,58 @@
+"""What many tests share: a tokenizer, and folders of tiny models, made once a session and without a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and huggingface_hub read it
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase  # noqa: E402
+
+from datamodules.almanac import almanac_tokenizer  # noqa: E402
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The almanac's: 1024 tokens, ChatML template, ``<|im_end|>`` ends a turn, ``<|endoftext|>`` pads."""
+    return almanac_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Callable[..., Path]:
+    """``model_folder(model_type="qwen2", seed=0, rows=None, **config) -> Path`` of a tiny saved model with tokenizer.
+
+    ``rows`` are those of the vocabulary (None: as many as the tokenizer has tokens); ``config`` goes over ``TINY``.
+    Folders are cached by arguments and shared: copy one before changing it.
+    """
+    made: dict[Any, Path] = {}
+
+    def make(model_type: str = "qwen2", seed: int = 0, rows: int | None = None, **config: Any) -> Path:
+        arguments = (model_type, seed, rows, tuple(sorted(config.items())))
+        if arguments not in made:
+            made[arguments] = folder = tmp_path_factory.mktemp(f"{model_type}-{seed}-")
+            settings = {**TINY, "vocab_size": rows or len(tokenizer), **config}
+            settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return made[arguments]
+
+    return make
