@@ -1,0 +1,8 @@
+"""How it learns: Lightning modules, with the maths beside them in pure files."""
+
+from lightning_modules.dadpo import DaDPOModule
+from lightning_modules.fine_tuning import FineTuningModule
+from lightning_modules.sampling import SamplingModule
+from lightning_modules.scoring import ScoringModule
+
+__all__ = ["DaDPOModule", "FineTuningModule", "SamplingModule", "ScoringModule"]

@@ -1,0 +1,162 @@
+"""DaDPOModule: a student trained on preference pairs under the eye of its teacher (arXiv 2506.15717)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.batches import PairBatch, PairScores
+from datamodules.wrong_input import WrongInput
+from lightning_modules.dadpo.loss import DaDPOLoss, check_betas, dadpo_loss, overshoot_factor
+from lightning_modules.language_model import ModelSource, build_language_model, freeze
+from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.trainable import PolicyModule
+
+
+class DaDPOModule(PolicyModule):
+    """Policy, reference and teacher; only the policy is trained, kept in checkpoints and synchronised.
+
+    In ``cached`` mode batches bring the frozen models' log-probabilities along (``PairBatch.scores``), and neither
+    model is in memory. In ``live`` mode both are loaded and run in every step; the loss is the same.
+
+    Takes: ``PairBatch``. Logs: ``{name}/{train|val}/KEY``, the keys of the README's table. Over several batches,
+    quantiles are means of the batches' quantiles.
+
+    Args:
+        student: Where the policy starts.
+        tokenizer: The student's, which the teacher must share.
+        beta_ref: β1, weight of the reference.
+        beta_teacher: β2, weight of the teacher's distribution; 0 is plain DPO on the same pairs.
+        mode: ``cached`` or ``live``.
+        teacher: Needed in live mode.
+        reference: In live mode; default: the student as it starts. (A student made from config fields starts anew
+            in each process: to resume live training from a checkpoint, save it and name its folder.)
+        frozen_dtype: Of reference and teacher in live mode; default: the policy's.
+        name: The stage's name.
+        **policy_settings: See ``PolicyModule``.
+
+    Raises:
+        WrongInput: Wrong betas or mode, or live mode without a teacher.
+    """
+
+    def __init__(
+        self,
+        student: ModelSource,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        beta_ref: float = 0.05,
+        beta_teacher: float = 0.05,
+        mode: Literal["cached", "live"] = "cached",
+        teacher: ModelSource | None = None,
+        reference: ModelSource | None = None,
+        frozen_dtype: str | None = None,
+        name: str = "dadpo",
+        **policy_settings: Any,
+    ):
+        super().__init__(name, student, tokenizer, **policy_settings)
+        try:
+            check_betas(beta_ref, beta_teacher)
+        except ValueError as error:
+            raise WrongInput(str(error), f"{name}: beta_ref, beta_teacher", "start from 0.05 and 0.05") from error
+        if mode not in ("cached", "live"):
+            raise WrongInput(f"unknown mode {mode!r}", f"{name}: mode", "cached or live")
+        if mode == "live" and teacher is None:
+            raise WrongInput("live mode needs a teacher", f"{name}: teacher", "give one, or use mode=cached")
+        self.beta_ref, self.beta_teacher, self.mode = beta_ref, beta_teacher, mode
+        self.reference_source, self.teacher_source = student if reference is None else reference, teacher
+        self.frozen_dtype = frozen_dtype
+        # A tuple is no submodule: the frozen models stay out of the optimizer, the checkpoint, `train()` and DDP.
+        self._frozen: tuple[PreTrainedModel, ...] = ()
+
+    def configure_model(self) -> None:
+        """Build the policy and, in live mode, reference and teacher."""
+        super().configure_model()
+        if self.mode == "live" and not self._frozen:
+            settings: dict[str, Any] = self.build | {
+                "gradient_checkpointing": False,
+                "dtype": self.frozen_dtype or self.build["dtype"],
+            }
+            assert self.teacher_source is not None
+            sources = (self.reference_source, self.teacher_source)
+            self._frozen = tuple(freeze(build_language_model(s, self.tokenizer, **settings)) for s in sources)
+            if isinstance(self.reference_source, Mapping) and self.reference_source == self.source:
+                # A student made from nothing has no folder to load again: the reference is a copy of its start.
+                self._frozen[0].load_state_dict(self.trained_policy.state_dict())
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """Mean daDPO loss over the pairs of the batch."""
+        return self.guard(self._step(batch, "train"), batch.chosen.row_ids)
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        """Loss and diagnostics on held-out pairs."""
+        self._step(batch, "val")
+
+    def policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B,) of chosen and rejected responses under the policy, in one forward pass."""
+        assert self.policy is not None
+        logps = response_logps(self.policy, batch.stacked(), vocabulary=self.vocabulary, chunk=self.logits_chunk)
+        chosen, rejected = logps.chunk(2)
+        return chosen, rejected
+
+    def losses(self, batch: PairBatch) -> DaDPOLoss:
+        """Loss and diagnostics of each pair."""
+        return self._losses(self.policy_logps(batch), self.frozen_scores(batch))
+
+    def frozen_scores(self, batch: PairBatch) -> PairScores:
+        """The four frozen log-probabilities of each pair: from the batch, or computed now.
+
+        Raises:
+            WrongInput: Cached mode, and the batch brings none.
+        """
+        if self.mode == "cached":
+            if batch.scores is None:
+                raise WrongInput(
+                    "the batch has no scores", f"stage {self.name}", "run the scores stage first, or set mode=live"
+                )
+            return batch.scores
+        reference, teacher = (model.to(self.device) for model in self._frozen)  # type: ignore[arg-type]
+        pairs = batch.stacked()
+        with torch.no_grad():
+            both = [
+                response_logps(model, pairs, vocabulary=self.vocabulary, chunk=self.logits_chunk).chunk(2)
+                for model in (reference, teacher)
+            ]
+        return PairScores(*both[0], *both[1])
+
+    def _losses(self, policy: tuple[Tensor, Tensor], frozen: PairScores) -> DaDPOLoss:
+        return dadpo_loss(*policy, *frozen, beta_ref=self.beta_ref, beta_teacher=self.beta_teacher)
+
+    def _step(self, batch: PairBatch, split: str) -> Tensor:
+        policy = self.policy_logps(batch)
+        result = self._losses(policy, self.frozen_scores(batch))
+        loss = result.loss.mean()
+        diagnostics = self._diagnostics(batch, result, policy)
+        pairs, gather = len(batch.chosen.row_ids), split == "val"
+        self.log(f"{self.name}/{split}/loss", loss.detach(), prog_bar=True, batch_size=pairs, sync_dist=gather)
+        named = {f"{self.name}/{split}/{key}": value for key, value in diagnostics.items()}
+        self.log_dict(named, batch_size=pairs, sync_dist=gather)
+        return loss
+
+    def _diagnostics(self, batch: PairBatch, result: DaDPOLoss, policy: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        target = result.target_margin.float()
+        low, middle, high = target.quantile(target.new_tensor([0.1, 0.5, 0.9]))
+        return {
+            "margin": result.margin.mean(),
+            "ref_reward_margin": result.ref_reward_margin.mean(),
+            "teacher_reward_margin": result.teacher_reward_margin.mean(),
+            "chosen_reward": result.chosen_reward.mean(),
+            "rejected_reward": result.rejected_reward.mean(),
+            "accuracy": result.accuracy.mean(),
+            "target_margin": target.mean(),
+            "target_margin_p10": low,
+            "target_margin_p50": middle,
+            "target_margin_p90": high,
+            "saturated_share": result.saturated.mean(),
+            "overshoot_factor": target.new_tensor(overshoot_factor(self.beta_ref, self.beta_teacher)),
+            "chosen_logps": policy[0].detach().mean(),
+            "rejected_logps": policy[1].detach().mean(),
+            "chosen_tokens": response_lengths(batch.chosen).mean(),
+            "rejected_tokens": response_lengths(batch.rejected).mean(),
+        }

@@ -1,0 +1,51 @@
+"""Trained models as Hugging Face folders, whole or not at all."""
+
+import copy
+import errno
+import re
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_modules.language_model import stop_token_ids
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a Hugging Face folder (safetensors, tokenizer, chat template, generation config), aside, then rename.
+
+    Raises:
+        OSError: The folder cannot be written; what stood there before is untouched.
+    """
+    aside, before = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    try:
+        model.generation_config = _exported_generation_config(model, tokenizer)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        aside.rename(folder)
+    except SafetensorError as error:  # a full disk is no OSError to it
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(folder)) from error
+    finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        for leftover in (aside, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _exported_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    config = copy.deepcopy(model.generation_config or GenerationConfig())
+    config.eos_token_id = stop_token_ids(model, tokenizer)
+    if tokenizer.pad_token_id is not None:
+        config.pad_token_id = tokenizer.pad_token_id
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True  # some published ones say how to sample but not that (Vicuna's), and cannot be saved
+    return config

@@ -1,0 +1,97 @@
+"""One interface for every log-probability: a batch of token ids with a response mask in, sums out."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.batches import TokenBatch
+from lightning_modules.frozen import FrozenModelsModule
+from lightning_modules.language_model import ModelSource, hidden_states, output_head
+from lightning_modules.logprobs import token_logps
+
+
+class ResponseStates(NamedTuple):
+    """What predicts each response token; T = response tokens of all rows, end to end."""
+
+    hidden: Tensor
+    """(T, h), the state one position before each token."""
+    targets: Tensor
+    """(T,) int64, the tokens."""
+    rows: Tensor
+    """(T,) int64, the row of the batch each belongs to."""
+
+
+def response_states(model: PreTrainedModel, batch: TokenBatch) -> ResponseStates:
+    """Hidden states of the response tokens only: nothing is computed over the head for prompt and padding."""
+    mask = batch.response_mask[:, 1:]
+    hidden = hidden_states(model, batch.input_ids, batch.attention_mask)[:, :-1]
+    return ResponseStates(hidden[mask], batch.input_ids[:, 1:][mask], mask.nonzero()[:, 0])
+
+
+def response_logps(
+    model: PreTrainedModel, batch: TokenBatch, *, vocabulary: int | None = None, chunk: int | None = None
+) -> Tensor:
+    """Log-probability of each response given its prompt, summed over its tokens.
+
+    Args:
+        model: A causal language model; gradients reach it unless it is frozen.
+        batch: N rows.
+        vocabulary: Rows of the head that the softmax runs over (see ``output_head``).
+        chunk: Response tokens whose logits exist at one time; the result does not depend on it.
+
+    Returns:
+        (N,) float32, nats. A row without response tokens gives 0.
+    """
+    head, states = output_head(model, vocabulary), response_states(model, batch)
+    per_token = token_logps(states.hidden, head, states.targets, chunk)
+    return per_token.new_zeros(len(batch.row_ids)).index_add(0, states.rows, per_token)
+
+
+def response_lengths(batch: TokenBatch) -> Tensor:
+    """(N,) float32: response tokens of each row."""
+    return batch.response_mask.sum(-1).to(torch.float32)
+
+
+class ResponseScores(NamedTuple):
+    """What one model says of a batch of responses."""
+
+    model: str
+    row_ids: list[str]
+    logps: list[float]
+    """Summed over response tokens, nats."""
+
+
+class ScoringModule(FrozenModelsModule):
+    """Log-probabilities of responses under each of several frozen models.
+
+    Takes: ``TokenBatch``. ``predict_step`` returns ``ResponseScores``.
+
+    Args:
+        models: Name → model; see ``FrozenModelsModule``.
+        tokenizer: Shared by all; its length is the real vocabulary.
+        logits_chunk: See ``PolicyModule``.
+        padded_vocabulary: See ``PolicyModule``.
+        **settings: See ``FrozenModelsModule``.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSource],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        logits_chunk: int | None = None,
+        padded_vocabulary: bool = False,
+        **settings: Any,
+    ):
+        super().__init__(models, tokenizer, **settings)
+        self.logits_chunk, self.vocabulary = logits_chunk, None if padded_vocabulary else len(tokenizer)
+
+    @torch.no_grad()
+    def predict_step(self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0) -> ResponseScores:
+        """Score the batch with the model that its loader belongs to."""
+        name = self.name_of(dataloader_idx)
+        logps = response_logps(self.model(name), batch, vocabulary=self.vocabulary, chunk=self.logits_chunk)
+        return ResponseScores(name, batch.row_ids, logps.tolist())

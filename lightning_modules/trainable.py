@@ -1,0 +1,120 @@
+"""What every module that trains one policy shares: how it is built, optimised, guarded and exported."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from datamodules.wrong_input import WrongInput
+from lightning_modules.exporting import export
+from lightning_modules.language_model import ModelSource, build_language_model
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+
+class PolicyModule(LightningModule):
+    """A module whose one trained part is ``self.policy``, in ``train()`` mode: with dropout, if its config has any.
+
+    Args:
+        name: The stage's name: the first part of every log key.
+        model: Where the policy starts: a Hugging Face folder or Hub id, or a new model's config fields.
+        tokenizer: Goes with the model; it is exported beside it, and its length is the real vocabulary.
+        optimizer: Makes the optimizer from parameter groups. Default: AdamW at 1e-5.
+        warmup: Share of the steps in which the learning rate rises from 0; it then falls to 0 along a cosine.
+        dtype: Of the policy's weights.
+        attn_implementation: As transformers names it (None: the best that the family has here).
+        gradient_checkpointing: Less memory for about a third more time.
+        logits_chunk: Response tokens whose logits exist at one time (None: by device).
+        padded_vocabulary: Let the softmax run over the padded rows too, instead of the tokenizer's real vocabulary.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: ModelSource,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        optimizer: OptimizerFactory | None = None,
+        warmup: float = 0.1,
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        logits_chunk: int | None = None,
+        padded_vocabulary: bool = False,
+    ):
+        super().__init__()
+        if not 0 <= warmup <= 1:
+            raise WrongInput(f"warmup is a share of the steps, got {warmup}", f"{name}: warmup", "between 0 and 1")
+        self.name, self.source, self.tokenizer = name, model, tokenizer
+        self.make_optimizer: OptimizerFactory = optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-5))
+        self.warmup, self.logits_chunk = warmup, logits_chunk
+        self.vocabulary = None if padded_vocabulary else len(tokenizer)
+        self.build: dict[str, Any] = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+        self.policy: PreTrainedModel | None = None
+
+    def configure_model(self) -> None:
+        """Build the policy once, when the trainer (or a caller) asks for it."""
+        if self.policy is None:
+            # Loaded models come in eval mode, and Lightning leaves it so: no gradient checkpointing, no dropout.
+            self.policy = build_language_model(self.source, self.tokenizer, **self.build).train()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW-style groups (no decay on biases and norms), linear warm-up, cosine decay a step at a time.
+
+        Raises:
+            WrongInput: The trainer has no last step, so that nothing can decay towards it.
+        """
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise WrongInput("training has no end", "trainer", "set max_epochs or max_steps")
+        trained = [p for p in self.parameters() if p.requires_grad]
+        matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        scheduler: LRScheduler = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * total), int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the learning rate that this step is taken with."""
+        self.log(f"{self.name}/train/lr", optimizer.param_groups[0]["lr"])
+
+    def guard(self, loss: Tensor, row_ids: Iterable[str]) -> Tensor:
+        """The loss itself, if it is finite.
+
+        Raises:
+            WrongInput: It is not; names the rows of the batch.
+        """
+        if torch.isfinite(loss.detach()).all():
+            return loss
+        raise WrongInput(
+            f"the loss is {loss.detach().mean().item()} at step {self.global_step}",
+            f"stage {self.name}, rows {', '.join(row_ids)}",
+            "look at these rows, or lower the learning rate",
+        )
+
+    def export(self, folder: str | Path) -> None:
+        """Write the policy as a Hugging Face folder.
+
+        Raises:
+            RuntimeError: There is no policy yet.
+        """
+        if self.policy is None:
+            raise RuntimeError("nothing to export: the policy has not been built")
+        export(self.policy, self.tokenizer, Path(folder))
+
+    @property
+    def trained_policy(self) -> PreTrainedModel:
+        """The policy, built if it has not been yet."""
+        self.configure_model()
+        assert self.policy is not None
+        return self.policy
