@@ -1,0 +1,17 @@
+"""A run: its stages, what each leaves behind, and how it is told."""
+
+from callbacks.run.loggers import close_loggers
+from callbacks.run.messages import exit_line
+from callbacks.run.outcome import print_table, write_metrics
+from callbacks.run.plan import check_config, register_resolvers
+from callbacks.run.stage import run_stage
+
+__all__ = [
+    "check_config",
+    "close_loggers",
+    "exit_line",
+    "print_table",
+    "register_resolvers",
+    "run_stage",
+    "write_metrics",
+]

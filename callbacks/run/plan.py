@@ -1,0 +1,85 @@
+"""The composed config: what it must hold before anything runs, and the resolvers it is written with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from datamodules.latency_logs.naming import log_files
+from datamodules.wrong_input import WrongInput
+
+
+ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "sum": lambda a, b: a + b,
+    "product": lambda a, b: a * b,
+    "complement": lambda share: 1 - share,
+    "pick": lambda items, index: items[index],
+}
+
+
+def register_resolvers() -> None:
+    """Make the config's own resolvers known; harmless when repeated.
+
+    ``${leaves:STAGE,PART,FALLBACK}`` is ``${paths.output_dir}/STAGE/PART`` if STAGE is one of ``stages`` or has been
+    run in this output directory before, else FALLBACK: so ``stages=[scores,dadpo]`` alone starts from what the user gives.
+    ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
+    ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
+    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${log_files:DATA}`` names the latency logs
+    that a file, a glob or a list of them means.
+    """
+    for name, function in ARITHMETIC.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+    OmegaConf.register_new_resolver("trained", _trained, replace=True)
+    OmegaConf.register_new_resolver(
+        "with_teacher", lambda students, teacher: DictConfig({"teacher": teacher, **students}), replace=True
+    )
+    OmegaConf.register_new_resolver("leaves", _leaves, replace=True)
+    OmegaConf.register_new_resolver("log_files", lambda data: DictConfig(log_files(data)), replace=True)
+
+
+def check_config(config: DictConfig) -> None:
+    """Refuse a config that cannot run, before any stage has started.
+
+    Raises:
+        WrongInput: A value left at ``???``, or a stage that the experiment does not have.
+    """
+    stages = list(config.get("stages") or [])
+    known = list(config.get("stage") or {})
+    if not stages:
+        raise WrongInput("there is nothing to run", "stages", "choose an experiment, e.g. experiment=dadpo_quickstart")
+    for name in stages:
+        if name not in known:
+            raise WrongInput(f"no stage {name!r} in this experiment", "stages", f"choose of {', '.join(known)}")
+    for name in stages:
+        stage_config(config, name)
+
+
+def stage_config(config: DictConfig, name: str) -> dict[str, Any]:
+    """A stage's config, resolved, with the trainer's settings under the stage's own.
+
+    Raises:
+        WrongInput: A value that the stage needs was left at ``???``. (Hydra would drop it in silence.)
+    """
+    try:
+        stage: Any = OmegaConf.to_container(config.stage[name], resolve=True, throw_on_missing=True)
+        trainer: Any = OmegaConf.to_container(config.trainer, resolve=True, throw_on_missing=True)
+    except (InterpolationToMissingValueError, MissingMandatoryValue) as error:
+        key = str(error).splitlines()[0].rpartition(" ")[2].strip(".\"'")
+        raise WrongInput(
+            f"stage {name} has no value for {key}", "config", f"give {key}=… on the command line"
+        ) from error
+    return stage | {"trainer": trainer | (stage.get("trainer") or {})}
+
+
+def _trained(*stages: str, _root_: DictConfig) -> DictConfig:
+    folders = {stage: _leaves(stage, "model", _root_=_root_) for stage in stages}
+    return DictConfig({stage: folder for stage, folder in folders.items() if folder is not None})
+
+
+def _leaves(stage: str, part: str, fallback: Any = None, *, _root_: DictConfig) -> Any:
+    folder = Path(_root_.paths.output_dir) / stage
+    if stage in (_root_.stages or []) or folder.exists():
+        return str(folder / part)
+    return fallback

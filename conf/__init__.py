@@ -1,0 +1,1 @@
+"""Which: every experiment as data."""

@@ -1,0 +1,28 @@
+"""The quickstart in seconds: too little training to end a turn, so unfinished responses are kept."""
+
+from pathlib import Path
+
+import train
+
+CONF = str(Path(train.__file__).parent / "conf")
+PARTS = ("dsft", "chosen", "rejected", "evaluation")
+TINY = [
+    "threads=1",
+    "teacher_steps=4",
+    "teacher_batch_size=8",
+    "world.train.count=32",
+    "world.validation.count=4",
+    "data.count=24",
+    "pair_data.count=40",
+    "eval_data.count=8",
+    "dsft_epochs=1",
+    "dsft_batch_size=8",
+    "batch_size=8",
+    "sample_batch_size=16",
+    "checkpoint_every=2",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+    "+stage.teacher_responses.callbacks.writer.keep_unfinished=true",
+    "+stage.pairs.callbacks.writer.keep_unfinished=true",
+    *(f"sampling.{part}.max_new_tokens=8" for part in PARTS),
+]

@@ -1,0 +1,94 @@
+"""Run an experiment: compose its config, run its stages in order, and say what came of it.
+
+python train.py experiment=dadpo_quickstart [key=value …]        (-m for a sweep)
+"""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from transformers.utils import logging as transformers_logging
+
+from callbacks.run import (
+    check_config,
+    close_loggers,
+    exit_line,
+    print_table,
+    register_resolvers,
+    run_stage,
+    write_metrics,
+)
+
+register_resolvers()
+log = logging.getLogger("smoothtalk")
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Run the stages of a composed config.
+
+    Args:
+        config: As ``conf/train.yaml`` composes it.
+
+    Returns:
+        All numbers, by ``group/name``; they stand in ``metrics.json`` too.
+    """
+    check_config(config)
+    output_dir = Path(config.paths.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
+    logger = hydra.utils.instantiate(config.logger) if config.get("logger") else None
+    metrics: dict[str, float] = {}
+    digests: dict[str, str] = {}
+    for number, name in enumerate(config.stages, start=1):
+        log.info("[%d/%d] %s", number, len(config.stages), name)
+        record = run_stage(config, name, digests, logger)
+        how = "unchanged, taken from before" if record.reused else f"done in {record.seconds:.0f} s"
+        log.info("[%d/%d] %s: %s → %s", number, len(config.stages), name, how, output_dir / name)
+        metrics |= record.metrics
+        write_metrics(output_dir, metrics)
+    if config.get("report"):
+        page = hydra.utils.instantiate(config.report)(output_dir, metrics, OmegaConf.to_yaml(config))
+        log.info("report → %s", page)
+    print_table(metrics)
+    return metrics
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> None:
+    """Hydra's entry: one job."""
+    finished = False
+    try:
+        run(config)
+        finished = True
+    finally:
+        close_loggers(ok=finished)
+
+
+def command_line() -> None:
+    """Run ``main``; an error that the user can mend ends with one line and exit code 2."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are, instead of printing and exiting itself
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks would drown ours
+    warnings.filterwarnings("ignore", module="lightning")  # advice on workers and empty loaders, a page a stage
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        main()
+    except Exception as error:
+        line = exit_line(error)
+        if full_error or line is None:
+            raise
+        sys.exit(_say(*line))
+
+
+def _say(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    command_line()
