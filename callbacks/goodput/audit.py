@@ -1,4 +1,4 @@
-"""The gaming audit of a log: each metric as measured, and as it would be after tokens were held back or requests cut."""
+"""The gaming audit of a log: metrics as they are, and as they would be with tokens held back or requests cut off."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GamingAudit:
 
     def __init__(self, settings: dict[str, Any]):
         self.reports = {name: GoodputReport(**settings) for name in TREATMENTS}
-        self.strict = SmoothGoodput(**_of_smooth_goodput(settings) | {"charge_missing_tokens": True})
+        self.strict = SmoothGoodput(**_strict(settings))
         self.tokens = 0
         self.kept = dict.fromkeys(SLO_NAMES, 0)
 
@@ -92,6 +92,7 @@ class GamingAudit:
         return found
 
 
-def _of_smooth_goodput(settings: dict[str, Any]) -> dict[str, Any]:
+def _strict(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a report's settings, those of the metric that charges what was cut off."""
     names = ("reading_speed", "alpha", "penalty", "origin", "patience_s")
-    return {name: settings[name] for name in names if name in settings}
+    return {name: settings[name] for name in names if name in settings} | {"charge_missing_tokens": True}

@@ -23,9 +23,9 @@ class Delivery(NamedTuple):
 class Deliveries:
     """Finds the worst, the median and the best request by idle latency, and keeps no more than a sample of a log.
 
-    Of equals the one with the most tokens counts. The median is that of the sample, and exact while the log has no more
-    requests with tokens than that; worst and best are always exact. The sample depends on the requests' order only,
-    not on how they were split into pieces.
+    Of equals the one with the most tokens counts; as the median, the one with the most tokens within one percent of it.
+    The median is that of the sample, and exact while the log has no more requests with tokens than that; worst and
+    best are always exact. The sample depends on the requests' order only, not on how they were split into pieces.
 
     Args:
         reading_speed: Tokens a second, to find the token that a request's reader waits for longest.
@@ -71,9 +71,10 @@ class Deliveries:
 
     @property
     def median(self) -> Delivery | None:
-        """The request in the middle of the sample."""
+        """Of the middle two percent of the sample, the request with the most tokens."""
         ranked = sorted((one for _, _, one in self._sample), key=_key)
-        return ranked[(len(ranked) - 1) // 2] if ranked else None
+        middle, reach = (len(ranked) - 1) // 2, len(ranked) // 100
+        return max(ranked[middle - reach : middle + reach + 1], key=lambda one: len(one.token_s), default=None)
 
     def found(self) -> dict[str, Any]:
         """The three as plain data, long ones thinned, and whether the median is of a sample only."""

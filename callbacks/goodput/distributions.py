@@ -73,7 +73,8 @@ class LatencyDistributions(SmoothGoodput):
         self.latency_sums[row] += values.sum()
         self.latency_maxima[row] = torch.maximum(self.latency_maxima[row], values.amax())
         self.histograms[row] += histogram(values)
-        getattr(self, f"kept_{LATENCY_NAMES[row]}").append(values)
+        kept = getattr(self, f"kept_{LATENCY_NAMES[row]}")
+        kept.append(values.contiguous())  # a column of the token times would keep all of them in memory
 
     def _drop_what_is_too_much(self) -> None:
         for row, name in enumerate(LATENCY_NAMES):

@@ -22,11 +22,11 @@ Objective = Literal["ttft_tbt", "ttft_tpot", "e2e", "reading"]
 
 
 def steady_pace(token_times: Tensor) -> Tensor:
-    """Holds tokens back so that all gaps of a request are equal, its last token as late as it was.
+    """Holds tokens back so that all gaps of a request are equal.
 
     The gap is the request's own TPOT, ``g = (t_n - t_1) / (n - 1)``, and the first token waits until the stream never
     runs dry: token i goes out at ``max_j (t_j - (j - 1) g) + (i - 1) g``. Every request's largest gap becomes its mean
-    gap, at the price of its TTFT.
+    gap, at the price of a later first and last token.
 
     Returns:
         (N, L) seconds, nowhere below `token_times`.

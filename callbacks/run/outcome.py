@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from datamodules.responses import replace_file
 
@@ -73,7 +73,7 @@ def student_table(students: Mapping[str, Mapping[str, float]]) -> Table:
 def log_table(metrics: Mapping[str, float], logs: Sequence[str]) -> Table:
     """A row a latency log, under the settings that its figures depend on."""
     told: dict[str, None] = {}
-    table = Table("log", *(header for _, header in LOG_COLUMNS))
+    table = Table(Column("log", overflow="fold"), *(header for _, header in LOG_COLUMNS))
     for name in logs:
         table.add_row(name, *(f"{metrics[f'{name}/{key}']:.4g}".replace("nan", "–") for key, _ in LOG_COLUMNS))
         chosen = [key.rpartition("/")[2] for key in metrics if key.startswith((f"{name}/penalty_", f"{name}/origin_"))]

@@ -10,7 +10,6 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from datamodules.latency_logs.naming import log_files
 from datamodules.wrong_input import WrongInput
 
-
 ARITHMETIC: dict[str, Callable[..., Any]] = {
     "sum": lambda a, b: a + b,
     "product": lambda a, b: a * b,
@@ -23,11 +22,11 @@ def register_resolvers() -> None:
     """Make the config's own resolvers known; harmless when repeated.
 
     ``${leaves:STAGE,PART,FALLBACK}`` is ``${paths.output_dir}/STAGE/PART`` if STAGE is one of ``stages`` or has been
-    run in this output directory before, else FALLBACK: so ``stages=[scores,dadpo]`` alone starts from what the user gives.
+    run in this output directory before, else FALLBACK: so ``stages=[scores,dadpo]`` starts from what the user gives.
     ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
-    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${log_files:DATA}`` names the latency logs
-    that a file, a glob or a list of them means.
+    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${log_files:DATA}`` names the latency
+    logs that a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
         OmegaConf.register_new_resolver(name, function, replace=True)

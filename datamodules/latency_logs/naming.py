@@ -16,7 +16,7 @@ def log_files(data: str | Sequence[str]) -> dict[str, str]:
 
     Returns:
         Name → path, by path. The name is the stem where no other file has it, else the file's name, else as much of
-        its path as it takes. What matches nothing is given back whole under the name ``data``, for the reader to refuse.
+        its path as it takes. What matches nothing comes back whole under the name ``data``, for the stage to refuse.
     """
     found: dict[str, None] = {}
     for pattern in [data] if isinstance(data, str) else data:

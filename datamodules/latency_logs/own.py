@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +75,11 @@ def _parquet_requests(path: Path, _: Tally) -> Iterator[Request]:
     number = 0
     with _parquet(path) as file:
         columns = [name for name in COLUMNS.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(_BATCH, columns=columns):
+        # a reader keeps the row groups that it has passed: one for each lets them go
+        readers = (
+            file.iter_batches(_BATCH, row_groups=[group], columns=columns) for group in range(file.num_row_groups)
+        )
+        for batch in chain.from_iterable(readers):
             try:
                 lists = batch.column("token_s").cast(COLUMNS.field("token_s").type)
             except pa.ArrowException as error:
