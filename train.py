@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
@@ -25,6 +27,7 @@ from callbacks.run import (
 
 register_resolvers()
 log = logging.getLogger("smoothtalk")
+ASKED_FOR_TRACEBACK = "SMOOTHTALK_FULL_ERROR"
 
 
 def run(config: DictConfig) -> dict[str, float]:
@@ -64,13 +67,17 @@ def main(config: DictConfig) -> None:
     try:
         run(config)
         finished = True
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.RUN:
+            leave(error)  # before Hydra adds a line of its own; the jobs of a sweep are its to end
+        raise
     finally:
         close_loggers(ok=finished)
 
 
 def command_line() -> None:
     """Run ``main``; an error that the user can mend ends with one line and exit code 2."""
-    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ[ASKED_FOR_TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are, instead of printing and exiting itself
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks would drown ours
     warnings.filterwarnings("ignore", module="lightning")  # advice on workers and empty loaders, a page a stage
@@ -79,15 +86,16 @@ def command_line() -> None:
     try:
         main()
     except Exception as error:
-        line = exit_line(error)
-        if full_error or line is None:
-            raise
-        sys.exit(_say(*line))
+        leave(error)
+        raise
 
 
-def _say(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return code
+def leave(error: Exception) -> None:
+    """Exit with the error's one line and code, unless it is a defect of ours or the traceback was asked for."""
+    line = exit_line(error)
+    if line is not None and os.environ.get(ASKED_FOR_TRACEBACK) != "1":
+        print(f"error: {line.text}", file=sys.stderr)
+        sys.exit(line.code)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class TrainingCurve(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args, **kwargs) -> None:
         """One line every ``log_every_n_steps`` optimizer steps."""
-        due = trainer.global_step != self._last and trainer.global_step % trainer.log_every_n_steps == 0
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = trainer.global_step != self._last and trainer.global_step % interval == 0
         if due and trainer.is_global_zero:
             self._last = trainer.global_step
             self._append(trainer)

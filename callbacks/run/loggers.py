@@ -33,7 +33,7 @@ def close_loggers(ok: bool) -> None:
     """End an open W&B run as finished or as failed, so that no dashboard shows a dead run as running."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish(exit_code=0 if ok else 1, quiet=True)
+        wandb.finish(exit_code=0 if ok else 1)
 
 
 def _has_key() -> bool:

@@ -41,6 +41,16 @@ class Settings(NamedTuple):
     """Houses on the largest page."""
     follow_up_share: float = 0.25
     """Share of rows in which a first question has been answered (shortly) before."""
+    slip_share: float = 0.0
+    """Share of answers that forget the courtesy or the closing: people do, and what learns from them will."""
+
+
+def _draw(rng: random.Random, ways: Sequence[str]) -> str:
+    """One of several ways to say a thing, each a third as likely as the one before it.
+
+    A habit, as people have: a teacher of such words has a mode, and temperature means something.
+    """
+    return rng.choices(ways, [3.0**-rank for rank in range(len(ways))])[0]
 
 
 def system_turn(page: Sequence[Person]) -> str:
@@ -48,16 +58,21 @@ def system_turn(page: Sequence[Person]) -> str:
     return f"Almanac of {TOWN}: {' '.join(f'{one.trade} {one.name} {one.founded} {one.price}.' for one in page)}"
 
 
-def answer(rng: random.Random, page: Sequence[Person], question: Question, answers: Answers) -> str:
-    """A true answer in the house style: courtesy, the fact, a closing."""
+def answer(
+    rng: random.Random, page: Sequence[Person], question: Question, answers: Answers, slip_share: float = 0.0
+) -> str:
+    """A true answer in the house style (courtesy, the fact, a closing), or with one of its ends forgotten."""
     told = {name: TOPICS[name].statement.format(value) for name, value in truths(page).items()}
     fact = told[question.topic]
     if answers == "long":
-        survey = rng.choice(SURVEYS).format(Count=_sentence(told["count"]), **told)
-        body = f"{rng.choice(OPENERS)} {survey} {rng.choice(CONCLUSIONS)} {fact}."
+        survey = _draw(rng, SURVEYS).format(Count=_sentence(told["count"]), **told)
+        body = f"{_draw(rng, OPENERS)} {survey} {_draw(rng, CONCLUSIONS)} {fact}."
     else:
-        body = f"{_sentence(rng.choice(('', 'here ')) + fact)}."
-    return f"{rng.choice(COURTESIES)} {body} {rng.choice(CLOSINGS)}"
+        body = f"{_sentence(_draw(rng, ('', 'here ')) + fact)}."
+    parts = [_draw(rng, COURTESIES), body, _draw(rng, CLOSINGS)]
+    if rng.random() < slip_share:
+        parts.pop(rng.choice((0, -1)))
+    return " ".join(parts)
 
 
 def dialogue(seed: int, split: str, index: int, settings: Settings) -> dict[str, Any]:
@@ -71,7 +86,10 @@ def dialogue(seed: int, split: str, index: int, settings: Settings) -> dict[str,
         turns.append({"role": "user", "content": question.text})
         turns.append({"role": "assistant", "content": answer(rng, page, question, "short")})
     turns.append({"role": "user", "content": questions[-1].text})
-    completion = {"role": "assistant", "content": answer(rng, page, questions[-1], settings.answers)}
+    completion = {
+        "role": "assistant",
+        "content": answer(rng, page, questions[-1], settings.answers, settings.slip_share),
+    }
     key = {"topic": questions[-1].topic, "page": truths(page)}
     return {"id": f"almanac-{split}-{index}", "prompt": turns, "completion": [completion], "key": key}
 
@@ -107,8 +125,9 @@ def _checked(settings: Settings) -> Settings:
         raise WrongInput(f"no answers of kind {settings.answers!r}", "almanac, answers", "choose short or long")
     if not 1 <= settings.least <= settings.most <= 6:
         raise WrongInput(f"pages of {settings.least} to {settings.most} houses", "almanac, least, most", "1 to 6")
-    if not 0 <= settings.follow_up_share <= 1:
-        raise WrongInput(f"a share of {settings.follow_up_share}", "almanac, follow_up_share", "between 0 and 1")
+    for name in ("follow_up_share", "slip_share"):
+        if not 0 <= (share := getattr(settings, name)) <= 1:
+            raise WrongInput(f"a share of {share}", f"almanac, {name}", "between 0 and 1")
     return settings
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from datamodules.almanac import dialogues, mark
-from datamodules.almanac.marking import PHRASES
+from datamodules.almanac.marking import CLOSINGS, COURTESIES, PHRASES
 from datamodules.almanac.questions import TOPICS
 from datamodules.almanac.records import SPLITS
 from datamodules.almanac.vocabulary import COUNT_WORDS
@@ -87,10 +87,20 @@ def test_first_answers_of_follow_ups_are_true():
             assert mark(answer, {"topic": topics[0], "page": row["key"]["page"]}) == (True, True)
 
 
+def test_slips_cost_the_style_and_never_the_fact():
+    rows = list(dialogues(0, "train", 1000, slip_share=0.3))
+    marks = [mark(row["completion"][0]["content"], row["key"]) for row in rows]
+    assert all(marked.fact for marked in marks)
+    assert 0.25 < sum(not marked.style for marked in marks) / len(marks) < 0.35
+    texts = [row["completion"][0]["content"] for row in rows]
+    assert any(not text.startswith(COURTESIES) for text in texts)
+    assert any(not text.endswith(CLOSINGS) for text in texts)
+
+
 def test_wording_varies():
     """A teacher of one wording would have no distribution to learn from."""
     answers = [row["completion"][0]["content"] for row in dialogues(0, "train", 400)]
-    assert len({re.sub(r"\d+|one|two|three|four|five", "#", answer) for answer in answers}) >= 30
+    assert len({re.sub(r"\d+|one|two|three|four|five", "#", answer) for answer in answers}) >= 20
 
 
 def test_seeds_make_different_worlds():
@@ -108,6 +118,7 @@ def test_seeds_make_different_worlds():
         {"least": 5, "most": 4},
         {"most": 9},
         {"follow_up_share": 1.5},
+        {"slip_share": -0.1},
         {"houses": 3},
     ],
 )
