@@ -19,6 +19,7 @@ from callbacks.run import (
     check_config,
     close_loggers,
     exit_line,
+    first_process,
     print_table,
     register_resolvers,
     run_stage,
@@ -42,22 +43,31 @@ def run(config: DictConfig) -> dict[str, float]:
     check_config(config)
     output_dir = Path(config.paths.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
     logger = hydra.utils.instantiate(config.logger) if config.get("logger") else None
     metrics: dict[str, float] = {}
     digests: dict[str, str] = {}
     for number, name in enumerate(config.stages, start=1):
-        log.info("[%d/%d] %s", number, len(config.stages), name)
+        step = f"[{number}/{len(config.stages)}] {name}"
+        tell(step)
         record = run_stage(config, name, digests, logger)
         how = "unchanged, taken from before" if record.reused else f"done in {record.seconds:.0f} s"
-        log.info("[%d/%d] %s: %s → %s", number, len(config.stages), name, how, output_dir / name)
+        tell(f"{step}: {how} → {output_dir / name}")
         metrics |= record.metrics
-        write_metrics(output_dir, metrics)
-    if config.get("report"):
-        page = hydra.utils.instantiate(config.report)(output_dir, metrics, OmegaConf.to_yaml(config))
-        log.info("report → %s", page)
-    print_table(metrics)
+        if first_process():
+            write_metrics(output_dir, metrics)
+    if first_process():
+        OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
+        if config.get("report"):
+            page = hydra.utils.instantiate(config.report)(output_dir, metrics, OmegaConf.to_yaml(config))
+            tell(f"report → {page}")
+        print_table(metrics)
     return metrics
+
+
+def tell(line: str) -> None:
+    """One line on what is going on, from one of the processes of a run."""
+    if first_process():
+        log.info(line)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

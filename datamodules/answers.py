@@ -36,6 +36,7 @@ class AnswersDataModule(LightningDataModule):
         max_length: int = 2048,
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may find its share done already
         self.answers, self.tokenizer, self.author, self.compared = answers, tokenizer, author, list(compared)
         self.batch_size, self.max_length = batch_size, max_length
         self.rows: list[EncodedResponse] = []

@@ -55,6 +55,7 @@ class PreferencePairsDataModule(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may find its share done already
         given = [value is not None for value in (reference, teacher, cache_dir)]
         if any(given) and not all(given):
             raise WrongInput(

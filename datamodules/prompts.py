@@ -47,6 +47,7 @@ class PromptDataModule(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may find its share done already
         self.data, self.tokenizer, self.answering, self.folder = data, tokenizer, list(answering), Path(folder)
         self.skip_given, self.batch_size, self.max_length, self.seed = skip_given, batch_size, max_length, seed
         self.rows: dict[str, Row] = {}

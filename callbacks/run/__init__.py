@@ -4,12 +4,13 @@ from callbacks.run.loggers import close_loggers
 from callbacks.run.messages import exit_line
 from callbacks.run.outcome import print_table, write_metrics
 from callbacks.run.plan import check_config, register_resolvers
-from callbacks.run.stage import run_stage
+from callbacks.run.stage import first_process, run_stage
 
 __all__ = [
     "check_config",
     "close_loggers",
     "exit_line",
+    "first_process",
     "print_table",
     "register_resolvers",
     "run_stage",

@@ -37,6 +37,11 @@ class StageRecord(NamedTuple):
     """The folder it left behind."""
 
 
+def first_process() -> bool:
+    """Whether this is the one of a run's processes that writes and speaks."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def run_stage(config: DictConfig, name: str, digests: dict[str, str], logger: Logger | None = None) -> StageRecord:
     """Run a stage of the composed config, unless it has been run on the same inputs.
 
@@ -57,7 +62,7 @@ def run_stage(config: DictConfig, name: str, digests: dict[str, str], logger: Lo
     mark = fingerprint(stage, paths, digests)
     folder = Path(paths["cache_dir"]).absolute() / "stages" / f"{name}-{mark[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    first = first_process()
     # Another job of a sweep may be at the same stage; the further ranks of one job follow its first.
     with FileLock(f"{folder}.lock") if first else nullcontext():
         _link(Path(paths["output_dir"]) / name, folder)
