@@ -43,6 +43,8 @@ def run(config: DictConfig) -> dict[str, float]:
     check_config(config)
     output_dir = Path(config.paths.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    if first_process():
+        OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
     logger = hydra.utils.instantiate(config.logger) if config.get("logger") else None
     metrics: dict[str, float] = {}
     digests: dict[str, str] = {}
@@ -56,7 +58,6 @@ def run(config: DictConfig) -> dict[str, float]:
         if first_process():
             write_metrics(output_dir, metrics)
     if first_process():
-        OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
         if config.get("report"):
             page = hydra.utils.instantiate(config.report)(output_dir, metrics, OmegaConf.to_yaml(config))
             tell(f"report → {page}")

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from datamodules.almanac import almanac_tokenizer  # noqa: E402
 
+torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where a core is busy
+
 TINY = {
     "hidden_size": 16,
     "intermediate_size": 32,
