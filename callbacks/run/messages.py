@@ -10,7 +10,6 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.wrong_input import WrongInput
 
 DISK = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
-WRONG_INPUT_EXIT = WrongInput.exit_code
 
 
 class ExitLine(NamedTuple):
@@ -30,13 +29,13 @@ def exit_line(error: BaseException) -> ExitLine | None:
         chain.append(inner)
     for link in chain:
         if isinstance(link, WrongInput):
-            return ExitLine(str(link), WRONG_INPUT_EXIT)
+            return ExitLine(str(link), WrongInput.exit_code)
     for link in chain:
         if isinstance(link, OSError) and link.errno in DISK:
             where = link.filename or "the disk"
             mend = "make room or choose another place with paths.output_dir= and paths.cache_dir="
-            return ExitLine(f"cannot write ({where}): {os.strerror(link.errno)}: {mend}", WRONG_INPUT_EXIT)
+            return ExitLine(f"cannot write ({where}): {os.strerror(link.errno)}: {mend}", WrongInput.exit_code)
     if isinstance(error, HydraException | OmegaConfBaseException):
         said = dict.fromkeys(" ".join(str(link).split()) for link in reversed(chain))
-        return ExitLine(" — ".join(said), WRONG_INPUT_EXIT)
+        return ExitLine(" — ".join(said), WrongInput.exit_code)
     return None

@@ -33,8 +33,6 @@ class StageRecord(NamedTuple):
     seconds: float
     reused: bool
     """It had been done before, on the same inputs."""
-    leaves: str
-    """The folder it left behind."""
 
 
 def first_process() -> bool:
@@ -69,14 +67,14 @@ def run_stage(config: DictConfig, name: str, digests: dict[str, str], logger: Lo
         record = folder / "stage.json"
         if record.is_file() and not stage.get("always"):
             done = json.loads(record.read_text())
-            return StageRecord(name, done["metrics"], done["seconds"], True, str(folder))
+            return StageRecord(name, done["metrics"], done["seconds"], True)
         start = time.monotonic()
         metrics = _run(config, stage, name, folder, logger)
         seconds = round(time.monotonic() - start, 1)
         if first:
             done = {"name": name, "inputs": mark, "metrics": metrics, "seconds": seconds}
             replace_file(record, json.dumps(done, indent=1))
-    return StageRecord(name, metrics, seconds, False, str(folder))
+    return StageRecord(name, metrics, seconds, False)
 
 
 def _run(config: DictConfig, stage: dict[str, Any], name: str, folder: Path, logger: Logger | None) -> dict[str, float]:
