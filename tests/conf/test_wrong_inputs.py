@@ -77,6 +77,7 @@ def test_a_missing_file(command, model_folder):
         command("experiment=dadpo_qwen", "data=nowhere.jsonl", *folders, "stages=[scores,dadpo]", "trainer=cpu"),
         "no such file",
         "nowhere.jsonl",
+        "check data=",
     )
 
 
