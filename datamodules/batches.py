@@ -62,3 +62,33 @@ class PromptBatch(NamedTuple):
     """N names that lead back to the data."""
     seed: int
     """Of this batch's sampling: the same prompts get the same responses wherever a run was interrupted."""
+
+
+class LoadRequest(NamedTuple):
+    """One request of a workload."""
+
+    request_id: str
+    arrival_s: float
+    """When it is sent, in seconds since the workload began, whatever has become of those before it."""
+    input_ids: list[int]
+    max_new_tokens: int
+    measured: bool
+    """False: of the warm-up, which is no part of the measurement."""
+
+
+class Workload(NamedTuple):
+    """Requests to one served model, sent by the clock (open loop)."""
+
+    name: str
+    """No two alike; of the log that it leaves."""
+    model: str
+    scheduler: str
+    load: float | None
+    """Its rate as a multiple of the capacity that was measured; None where it was given as a rate."""
+    rate_rps: float
+    """Mean arrivals a second; infinite where all come at once."""
+    seed: int
+    time_scale: float | None
+    """By what a trace's times were multiplied; None without a trace."""
+    requests: list[LoadRequest]
+    """By arrival."""

@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
+from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
+from lightning_modules.serving import Engine, Served, serve
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -111,6 +113,10 @@ class PolicyModule(LightningModule):
         if self.policy is None:
             raise RuntimeError("nothing to export: the policy has not been built")
         export(self.policy, self.tokenizer, Path(folder))
+
+    def serve(self, workload: Workload, engine: Engine) -> list[Served]:
+        """Serve a workload with the policy as it is now, in the middle of training, and leave it unchanged."""
+        return serve(self.trained_policy, self.tokenizer, workload, engine)
 
     @property
     def trained_policy(self) -> PreTrainedModel:

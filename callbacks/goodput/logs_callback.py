@@ -31,6 +31,7 @@ class GoodputLogsCallback(Callback):
         alpha: Weight of the penalty.
         penalty: f of Equation 10: ``linear_s``, ``linear_tok``, ``fraction`` or a function.
         origin: What deadlines count from: ``commit`` or ``first_token``.
+        each_log: Leave every log's ``final_metrics``; without, only the file has them.
         settings: The further ones of ``GoodputReport``.
 
     Raises:
@@ -44,15 +45,18 @@ class GoodputLogsCallback(Callback):
         alpha: float = 2.5,
         penalty: Penalty = "linear_s",
         origin: Origin = "commit",
+        *,
+        each_log: bool = True,
         **settings: Any,
     ):
-        self.folder = Path(folder)
+        self.folder, self.each_log = Path(folder), each_log
         self.settings = {
             "reading_speed": reading_speed,
             "alpha": alpha,
             "penalty": penalty,
             "origin": origin,
             **settings,
+            "sync_on_compute": False,  # a log is scored whole, however many processes the run has
         }
         self.final_metrics: dict[str, float] = {}
         self._scores: dict[str, LogScores] = {}
@@ -91,7 +95,8 @@ class GoodputLogsCallback(Callback):
                 metrics = scores.metrics() | _choices(self._named)
             told = {"requests_" + key: float(getattr(last.tally, key)) for key in ("cancelled", "counted_by_chunk")}
             metrics |= told
-            self.final_metrics |= {f"{name}/{key}": value for key, value in metrics.items()}
+            if self.each_log:
+                self.final_metrics |= {f"{name}/{key}": value for key, value in metrics.items()}
             logs.append(
                 {
                     "name": name,

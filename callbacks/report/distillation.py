@@ -7,6 +7,7 @@ from callbacks.report import distillation_sections as sections
 from callbacks.report.page import Card, Section, write_page
 from callbacks.report.run_files import RunFiles
 from callbacks.report.student_numbers import StudentNumbers, percent, points, signed
+from callbacks.report.talk_and_stream import talk_and_stream
 
 
 def write_distillation_report(run_dir: Path, metrics: Mapping[str, float], config_yaml: str) -> Path:
@@ -16,8 +17,8 @@ def write_distillation_report(run_dir: Path, metrics: Mapping[str, float], confi
     the page instead of ending the run.
 
     Args:
-        run_dir: The run's folder, with ``STAGE/curve.jsonl``, ``evaluate/examples.jsonl`` and
-            ``dadpo/target_margin.json`` where those stages ran.
+        run_dir: The run's folder, with ``STAGE/curve.jsonl``, ``evaluate/examples.jsonl``,
+            ``dadpo/target_margin.json`` and ``score_load/curves.json`` where those stages ran.
         metrics: The run's flat metrics: ``teacher/accuracy``, ``student/NAME/win_rate`` and its like, fractions of 1.
         config_yaml: The resolved config.
 
@@ -32,6 +33,7 @@ def write_distillation_report(run_dir: Path, metrics: Mapping[str, float], confi
     shown: list[Section] = []
     builders: list[Callable[[], Section | None]] = [
         lambda: sections.against_the_teacher(numbers),
+        lambda: talk_and_stream(numbers, files.load_curves()),
         lambda: sections.accuracy_and_divergence(numbers),
         lambda: sections.training(files.curves()),
         lambda: sections.target_margins(files.target_margins()),

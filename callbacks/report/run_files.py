@@ -73,6 +73,18 @@ class RunFiles:
             self._note(path, f"{len(content['values']) - len(finite)} values are not finite")
         return {**content, "values": finite} if finite else {}
 
+    def load_curves(self) -> dict[str, Any]:
+        """``score_load/curves.json``, or nothing."""
+        path = self.run_dir / "score_load" / "curves.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as broken:
+            self._note(path, _told(broken))
+            return {}
+        return content if isinstance(content, dict) else {}
+
     def _rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """The sound lines of a JSON-lines file; the rest is noted, as of a run killed while it wrote."""
         try:

@@ -59,7 +59,7 @@ def _digest_of(key: str, value: str, paths: dict[str, Any], digests: dict[str, s
     if path.is_relative_to(output_dir):
         stage = path.relative_to(output_dir).parts[0]
         raise WrongInput(f"it needs what stage {stage} leaves", value, f"run that first: add {stage} to stages=")
-    if path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet") or value.startswith("."):
+    if path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet", ".csv") or value.startswith("."):
         raise WrongInput("there is no such file or folder", value, f"check {key.partition(':')[0]}=")
     return value  # a Hub id: its name stands for it, and loading it will say if there is none
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from datamodules.responses import replace_file
 
-CONSOLE_WIDTH = 120
+CONSOLE_WIDTH = 150
 LOG_COLUMNS = (
     ("smooth_goodput_tps", "smooth goodput\ntokens/s"),
     ("token_throughput_tps", "throughput\ntokens/s"),
@@ -32,7 +32,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
 
 def print_table(metrics: Mapping[str, float]) -> None:
-    """Print a row a student, or a row a latency log, or, where there is neither, a row a metric."""
+    """Print a row a student, or a row a load or a latency log, or, where there is none of them, a row a metric."""
     console = Console(width=None if Console().is_terminal else CONSOLE_WIDTH)
     students: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in metrics.items():
@@ -40,11 +40,16 @@ def print_table(metrics: Mapping[str, float]) -> None:
         name, _, column = rest.rpartition("/")
         if group == "student":
             students[name][column] = value
-        elif group == "teacher" and rest.startswith(("accuracy", "response_tokens")):
+        elif group == "teacher" and rest.startswith(("accuracy", "response_tokens", "peak_")):
             students["teacher"][rest] = value
     logs = [key.rpartition("/")[0] for key in metrics if re.fullmatch(f"[^/]+/{LOG_COLUMNS[0][0]}", key)]
+    loads = [
+        key.rpartition("/")[0] for key in metrics if re.fullmatch(f"[^/]+/(load|rate)[^/]+/{LOG_COLUMNS[0][0]}", key)
+    ]
     if logs and not students:
         table = log_table(metrics, logs)
+    elif loads and not students:
+        table = load_table(metrics, loads)
     elif not any(name != "teacher" for name in students):
         table = Table("metric", "value")
         for key, value in sorted(metrics.items()):
@@ -52,6 +57,21 @@ def print_table(metrics: Mapping[str, float]) -> None:
     else:
         table = student_table(students)
     console.print(table)
+    for name, values in students.items():
+        if sentence := in_a_sentence(name, values):
+            console.print(sentence)
+
+
+def in_a_sentence(student: str, values: Mapping[str, float]) -> str | None:
+    """How well a student talks and how well it streams, where both were measured."""
+    if not {"win_rate", "lose_rate", "peak_goodput_ratio"} <= values.keys():
+        return None
+    low, high = (values[f"peak_goodput_ratio_{end}"] for end in ("low", "high"))
+    return (
+        f"The student {student} wins {100 * values['win_rate']:.0f} % and loses {100 * values['lose_rate']:.0f} % "
+        f"against its teacher, and serves {values['peak_goodput_ratio']:.2f} times its smooth goodput "
+        f"({low:.2f} to {high:.2f} over seeds, each at its best rate)."
+    )
 
 
 def student_table(students: Mapping[str, Mapping[str, float]]) -> Table:
@@ -62,11 +82,24 @@ def student_table(students: Mapping[str, Mapping[str, float]]) -> Table:
     shown = [
         column
         for column in shown
-        if "_gain_over_" not in column and (column != "invalid_rate" or any(v.get(column) for v in students.values()))
+        if "_gain_over_" not in column
+        and not column.endswith(("_ratio_low", "_ratio_high"))
+        and (column != "invalid_rate" or any(v.get(column) for v in students.values()))
     ]
     table = Table("student", *(column.replace("_", " ") for column in shown))
     for name, values in students.items():
         table.add_row(name, *(_cell(values, column) for column in shown))
+    return table
+
+
+def load_table(metrics: Mapping[str, float], loads: Sequence[str]) -> Table:
+    """A row a load of a served model."""
+    table = Table(Column("load", overflow="fold"), "offered\nrequests/s", *(header for _, header in LOG_COLUMNS))
+    columns = ("offered_rps", *(key for key, _ in LOG_COLUMNS))
+    for name in loads:
+        table.add_row(
+            name, *(f"{metrics[f'{name}/{key}']:.4g}" if f"{name}/{key}" in metrics else "–" for key in columns)
+        )
     return table
 
 

@@ -6,6 +6,7 @@ import train
 
 CONF = str(Path(train.__file__).parent / "conf")
 PARTS = ("dsft", "chosen", "rejected", "evaluation")
+SERVED = ["loads=[0.5,1.0]", "load_seeds=[0]", "duration_s=0.2", "warmup_s=0.1", "burst_requests=4", "max_new_tokens=4"]
 TINY = [
     "threads=1",
     "teacher_steps=4",
@@ -24,5 +25,6 @@ TINY = [
     "+trainer.enable_progress_bar=false",
     "+stage.teacher_responses.callbacks.writer.keep_unfinished=true",
     "+stage.pairs.callbacks.writer.keep_unfinished=true",
+    *SERVED,
     *(f"sampling.{part}.max_new_tokens=8" for part in PARTS),
 ]

@@ -1,192 +1,214 @@
-"""Logs scored piece by piece against the naive definitions, and what the gaming audit may and may not find."""
+"""Smooth goodput in the middle of training: served, scored, logged, and nothing else changed by it."""
 
 import json
-import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
-from callbacks.goodput import GoodputReport, smooth_goodput
-from callbacks.goodput.deliveries import Deliveries
-from callbacks.goodput.gaming import cut_at_miss, held_to_gap, steady_pace
-from callbacks.goodput.logs_callback import GoodputLogsCallback
-from datamodules.latency_logs import Request, Tally, to_padded
-from datamodules.latency_logs.data_module import LogPiece
+from callbacks.goodput import GoodputReport
+from callbacks.goodput.callback import SmoothGoodputCallback
+from callbacks.goodput.no_model import NoModel
+from datamodules.almanac import dialogues
+from datamodules.instruction import InstructionDataModule
+from datamodules.latency_logs import LogWriter, Request, open_logs
+from datamodules.latency_logs.records import to_padded
+from datamodules.workload import PromptPool
 from datamodules.wrong_input import WrongInput
-from tests.callbacks.goodput import naive_goodput as naive
+from lightning_modules import FineTuningModule
+from lightning_modules.serving import Engine
 
-SLO = {"ttft_s": 1.0, "tbt_s": 0.2, "tpot_s": 0.2, "e2e_s": 3.0}
-
-
-def log_pieces(requests, name="log", size=100, window=4.0):
-    """A log of times a request, in pieces of so many requests."""
-    rows = [
-        Request(str(i), float(i), torch.tensor(times, dtype=torch.float64).numpy(), 5, len(times))
-        for i, times in enumerate(requests)
-    ]
-    return [
-        LogPiece(
-            name, "a.json", "vllm", window, to_padded(part), [r.request_id for r in part], Tally(requests=len(rows))
-        )
-        for start in range(0, len(rows), size)
-        if (part := rows[start : start + size])
-    ]
+ROWS = list(dialogues(0, "train", 48))
+ENGINE = Engine(max_batch_tokens=64, max_requests=4, cache_tokens=1024, ignore_eos=True)
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
 
-def scored(tmp_path, pieces, **changes):
-    callback = GoodputLogsCallback(tmp_path, **SLO, **changes)
-    callback.on_test_start(None, None)
-    for number, piece in enumerate(pieces):
-        callback.on_test_batch_end(None, None, None, piece, number)
-    callback.on_test_end(None, None)
-    return callback.final_metrics, json.loads((tmp_path / "goodput.json").read_text())
+@pytest.fixture(scope="module")
+def pool(tokenizer):
+    return PromptPool(dialogues(0, "test", 8), tokenizer, max_length=128, max_new_tokens=4)
 
 
-@settings(deadline=None, max_examples=25)
-@given(requests=naive.logs(), size=st.integers(1, 5), speed=st.floats(1, 40), alpha=st.floats(0.1, 20))
-def test_a_log_in_pieces_equals_the_definition(tmp_path_factory, requests, size, speed, alpha):
-    folder = tmp_path_factory.mktemp("scored")
-    metrics, content = scored(folder, log_pieces(requests, size=size), reading_speed=speed, alpha=alpha)
-    expected = naive.smooth_goodput(requests, 4.0, speed, alpha)
-    assert metrics["log/smooth_goodput_tps"] == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    readers = content["logs"][0]["readers"]
-    for row, other_alpha in zip(readers["smooth_goodput_tps"], readers["alphas"], strict=True):
-        for value, other_speed in zip(row, readers["speeds_tps"], strict=True):
-            expected = naive.smooth_goodput(requests, 4.0, other_speed, other_alpha)
-            assert value == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    assert speed in readers["speeds_tps"]
-    assert alpha in readers["alphas"]
+def goodput(folder, pool, **settings):
+    return SmoothGoodputCallback(
+        folder, prompts=pool, engine=ENGINE, **{"rate_rps": 20.0, "duration_s": 0.3, "warmup_s": 0.1} | settings
+    )
 
 
-@settings(deadline=None, max_examples=40)
-@given(requests=naive.logs(), size=st.integers(1, 3))
-def test_worst_median_and_best_do_not_depend_on_the_pieces(requests, size):
-    whole, parts = Deliveries(5.0), Deliveries(5.0)
-    times = naive.pad(requests)
-    idle = torch.tensor([naive.idle(one, 5.0) if one else math.nan for one in requests], dtype=torch.float64)
-    ids = [str(i) for i in range(len(requests))]
-    whole.update(times, idle, ids)
-    for start in range(0, len(requests), size):
-        parts.update(times[start : start + size], idle[start : start + size], ids[start : start + size])
-    assert whole.found() == parts.found()
-    waits = sorted(wait for wait in idle.tolist() if wait == wait)
-    if waits:
-        found = whole.found()
-        assert [found[name]["idle_s"] for name in ("worst", "median", "best")] == [
-            waits[-1], waits[(len(waits) - 1) // 2], waits[0]
-        ]  # fmt: skip
+def fit(folder, model_folder, tokenizer, *callbacks, **settings):
+    torch.manual_seed(0)
+    module = FineTuningModule("dsft", str(model_folder("qwen2")), tokenizer)
+    data = InstructionDataModule(ROWS, tokenizer, batch_size=8, val_fraction=0.2)
+    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 1} | settings
+    trainer = Trainer(callbacks=list(callbacks), default_root_dir=folder, **QUIET, **settings)
+    trainer.fit(module, data)
+    return trainer, module
 
 
-def test_a_long_log_is_sampled_for_its_median_and_says_so():
-    deliveries = Deliveries(5.0, size=101)
-    for start in range(0, 2000, 250):
-        idle = torch.arange(start, start + 250, dtype=torch.float64) * 37 % 2000
-        deliveries.update(idle[:, None], idle, [str(start + i) for i in range(250)])
-    found = deliveries.found()
-    assert found["sampled"]
-    assert found["requests"] == 2000
-    assert (found["worst"]["idle_s"], found["best"]["idle_s"]) == (1999, 0)
-    assert found["median"]["idle_s"] == pytest.approx(1000, abs=100)
+def test_it_logs_what_the_served_log_is_worth(tmp_path, model_folder, tokenizer, pool):
+    callback = goodput(tmp_path / "served", pool, reading_speed=7.0, alpha=3.0)
+    trainer, _ = fit(tmp_path, model_folder, tokenizer, callback, logger=CSVLogger(tmp_path))
+    logs = sorted((tmp_path / "served").glob("*.jsonl"))
+    assert [path.name.rpartition("-")[0] for path in logs] == ["val-epoch0", "val-epoch1"]
+    (log,) = open_logs(logs[-1])
+    report = GoodputReport(7.0, 3.0)
+    report.update(**to_padded(list(log.requests()))._asdict())
+    expected = report.compute()
+    logged = trainer.callback_metrics
+    for name in ("smooth_goodput_tps", "idle_p99_s", "ttft_p50_s", "tokens", "reading_speed_tps", "alpha"):
+        assert float(logged[f"dsft/val/goodput/{name}"]) == pytest.approx(float(expected[name]), rel=1e-6, abs=1e-9)
+    assert int(expected["tokens"]) == 4 * int(expected["requests"])
+    assert callback.final_metrics["dsft/val/goodput/tokens"] == float(expected["tokens"])
 
 
-@settings(deadline=None)
-@given(requests=naive.logs(), gap=st.floats(0.01, 3), speed=st.floats(1, 40))
-def test_holding_back_delivers_nothing_earlier_and_never_raises_smooth_goodput(requests, gap, speed):
-    times = naive.pad(requests)
-    before = smooth_goodput(times, window_s=1.0, reading_speed=speed)
-    for held in (steady_pace(times), held_to_gap(times, gap_s=gap)):
-        assert torch.equal(held.isnan(), times.isnan())
-        assert not (held < times).any()
-        assert not (held.diff(dim=1) < 0).any()
-        assert smooth_goodput(held, window_s=1.0, reading_speed=speed) <= before + 1e-9
+def test_training_goes_on_as_if_nothing_had_been_served(tmp_path, model_folder, tokenizer, pool):
+    _, watched = fit(tmp_path, model_folder, tokenizer, goodput(tmp_path / "served", pool))
+    _, alone = fit(tmp_path, model_folder, tokenizer)
+    for name, value in alone.policy.state_dict().items():
+        assert torch.equal(value, watched.policy.state_dict()[name]), name
 
 
-@settings(deadline=None)
-@given(requests=naive.logs(min_tokens=2))
-def test_a_steady_pace_makes_the_largest_gap_the_mean_gap(requests):
-    times = naive.pad(requests)
-    held = steady_pace(times)
-    for row, one in enumerate(requests):
-        gaps = held[row, : len(one)].diff()
-        assert gaps == pytest.approx((one[-1] - one[0]) / (len(one) - 1), abs=1e-9)
-        waited = held[row, : len(one)] - times[row, : len(one)]
-        assert waited.min() == pytest.approx(0, abs=1e-9)  # begun no later than it must
+@pytest.mark.parametrize(("every", "called"), [(2, ["val-epoch1"]), (None, ["val-end"]), (5, ["val-end"])])
+def test_it_serves_every_n_epochs_or_at_the_end(tmp_path, model_folder, tokenizer, pool, every, called):
+    callback = goodput(tmp_path / "served", pool, every_n_epochs=every)
+    fit(tmp_path, model_folder, tokenizer, callback, logger=CSVLogger(tmp_path))
+    assert [path.name.rpartition("-")[0] for path in (tmp_path / "served").glob("*.jsonl")] == called
+    assert "dsft/val/goodput/smooth_goodput_tps" in callback.final_metrics
+    (table,) = tmp_path.glob("lightning_logs/*/metrics.csv")
+    assert "dsft/val/goodput/smooth_goodput_tps" in table.read_text()
 
 
-def test_a_buffer_hides_a_stall_from_tbt_and_readers_get_nothing(tmp_path):
-    times = [0.1 * i for i in range(1, 21)] + [2.0 + 0.9 + 0.1 * i for i in range(1, 11)]  # a stall of 1 s
-    metrics, _ = scored(tmp_path, log_pieces([times] * 3))
-    assert metrics["log/goodput_ttft_tbt_tps"] == 0
-    assert metrics["log/held_goodput_ttft_tbt_tps"] == metrics["log/token_throughput_tps"] == 90 / 4
-    assert metrics["log/steady_tbt_max_s"] < 0.14 < 0.9 < metrics["log/tbt_max_s"]
-    assert metrics["log/steady_ttft_p99_s"] > metrics["log/ttft_p99_s"]
-    assert metrics["log/held_smooth_goodput_tps"] == pytest.approx(metrics["log/smooth_goodput_tps"], abs=1e-9)
-    assert metrics["log/steady_smooth_goodput_tps"] <= metrics["log/smooth_goodput_tps"]
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with LogWriter(path) as writer:
+        for number in range(5):
+            writer.write(Request(str(number), float(number), np.array([0.5, 0.6, 3.0]), 4, 3))
+    return path
 
 
-@pytest.mark.parametrize(("objective", "kept"), [("ttft_tbt", 2), ("ttft_tpot", 3), ("e2e", 4), ("reading", 2)])
-def test_a_request_is_cut_at_its_first_late_token(objective, kept):
-    times = torch.tensor([[0.1, 0.3, 0.85, 2.9, 3.1, math.nan]], dtype=torch.float64)
-    cut = cut_at_miss(times, objective, **SLO, reading_speed=5.0)
-    assert torch.equal(cut[:, :kept], times[:, :kept])
-    assert cut[:, kept:].isnan().all()
+def no_data():
+    return DataLoader([torch.zeros(1)])
 
 
-def test_cutting_costs_classic_goodput_nothing_and_the_strict_count_charges_it(tmp_path):
-    good, late = [0.1 * i for i in range(1, 11)], [0.1, 0.2, *(1.0 + 0.1 * i for i in range(1, 9))]
-    metrics, _ = scored(tmp_path, log_pieces([good, late]))
-    assert metrics["log/cut_goodput_ttft_tbt_tps"] == metrics["log/goodput_ttft_tbt_tps"] == 10 / 4
-    assert metrics["log/cut_freed_ttft_tbt"] == pytest.approx(8 / 20)
-    assert metrics["log/cut_smooth_goodput_tps"] == pytest.approx(12 / 4)
-    strict = (12 - 2.5 * 8 / 5) / 4  # eight tokens that did not come, at 1/5 s each
-    assert metrics["log/cut_smooth_goodput_strict_tps"] == pytest.approx(strict)
+@pytest.mark.parametrize("loop", ["validate", "test"])
+def test_a_log_is_scored_without_any_model(tmp_path, log, loop):
+    class Looks(NoModel):
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    callback = SmoothGoodputCallback(tmp_path / "none", log=log, reading_speed=2.0, origin="first_token")
+    trainer = Trainer(callbacks=[callback], logger=False, **QUIET)
+    (found,) = getattr(trainer, loop)(Looks(), no_data(), verbose=False)
+    report = GoodputReport(2.0, origin="first_token")
+    report.update(**to_padded(list(next(open_logs(log)).requests()))._asdict())
+    stage = {"validate": "val", "test": "test"}[loop]
+    assert found[f"{stage}/goodput/smooth_goodput_tps"] == pytest.approx(float(report.compute()["smooth_goodput_tps"]))
+    assert not (tmp_path / "none").exists()
 
 
-def test_every_output_names_the_settings(tmp_path):
-    metrics, content = scored(tmp_path, log_pieces([[0.5]]), penalty="fraction", origin="first_token", alpha=0.5)
-    assert metrics["log/reading_speed_tps"] == 5.0
-    assert metrics["log/alpha"] == 0.5
-    assert metrics["log/penalty_fraction"] == metrics["log/origin_first_token"] == 1.0
-    named = {key: content["settings"][key] for key in ("reading_speed_tps", "alpha", "penalty", "origin")}
-    assert named == {"reading_speed_tps": 5.0, "alpha": 0.5, "penalty": "fraction", "origin": "first_token"}
+def test_wandb_gets_a_table_and_a_figure(tmp_path, log, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
 
-
-def test_a_log_of_nothing_but_failures_is_scored(tmp_path):
-    metrics, content = scored(tmp_path, log_pieces([[], []]))
-    assert metrics["log/requests_without_tokens"] == 2
-    assert metrics["log/smooth_goodput_tps"] == 0
-    assert "worst" not in content["logs"][0]["deliveries"]
-
-
-def test_without_a_window_rates_are_unknown_and_the_rest_is_there(tmp_path):
-    (piece,) = log_pieces([[0.5, 0.75]], window=None)
-    piece = piece._replace(requests=piece.requests._replace(submit_times=None))
-    metrics, content = scored(tmp_path, [piece])
-    assert math.isnan(metrics["log/smooth_goodput_tps"])
-    assert metrics["log/idle_max_s"] == pytest.approx(0.35)
-    assert content["logs"][0]["metrics"]["smooth_goodput_tps"] is None
-
-
-def test_a_window_of_nothing_is_one_line_and_nothing_is_written(tmp_path):
-    with pytest.raises(WrongInput, match=r"the window T is 0.*a\.json.*window_s="):
-        scored(tmp_path, [*log_pieces([[0.5]], "good"), *log_pieces([[]], "bad", window=None)])
-    assert not list(tmp_path.iterdir())
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    seen = []
+    real = logger.experiment.log
+    monkeypatch.setattr(logger.experiment, "log", lambda data, *a, **k: (seen.append(data), real(data, *a, **k)))
+    trainer = Trainer(callbacks=[SmoothGoodputCallback(tmp_path, log=log)], logger=logger, **QUIET)
+    trainer.test(NoModel(), no_data(), verbose=False)
+    wandb.finish()
+    shown = {key: value for data in seen for key, value in data.items()}
+    assert shown["test/goodput/requests_table"].data[0] == ["0", "ok", 0.0, 3, 0.5, 3.0]
+    assert isinstance(shown["test/goodput/deliveries_figure"], wandb.Html)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"reading_speed": 0}, {"alpha": -1}, {"penalty": "cubic"}, {"origin": "x"}, {"z": 1}]
+    ("settings", "said"),
+    [
+        ({}, "what is to be scored"),
+        ({"log": "x.jsonl", "prompts": "pool", "engine": ENGINE}, "what is to be scored"),
+        ({"prompts": "pool"}, "what is to be scored"),
+        ({"log": "x.jsonl", "rate_rps": 0.0}, "rate_rps 0"),
+        ({"log": "x.jsonl", "every_n_epochs": 0}, "every_n_epochs is 0"),
+        ({"log": "x.jsonl", "alpha": -1.0}, "alpha"),
+        ({"log": "x.jsonl", "reading_sped": 3.0}, "reading_sped"),
+    ],
 )
-def test_wrong_settings_are_one_line(tmp_path, wrong):
-    with pytest.raises(WrongInput):
-        GoodputLogsCallback(tmp_path, **wrong)
+def test_wrong_settings_are_refused(tmp_path, settings, said):
+    with pytest.raises(WrongInput, match=said):
+        SmoothGoodputCallback(tmp_path, **settings)
 
 
-def test_what_is_kept_of_a_piece_does_not_keep_the_piece():
+def test_a_module_that_cannot_serve_is_refused(tmp_path, pool):
+    trainer = Trainer(callbacks=[goodput(tmp_path, pool)], logger=False, **QUIET)
+    with pytest.raises(WrongInput, match="NoModel cannot serve"):
+        trainer.test(NoModel(), no_data(), verbose=False)
+
+
+def two_processes(folder: str) -> None:
+    """Run by the test below in each of two processes: a module that says how its share went."""
+
+    class Shares(LightningModule):
+        name = "shared"
+
+        def test_step(self, batch, batch_idx):
+            pass
+
+        def serve(self, workload, engine):
+            from lightning_modules.serving import Served
+
+            return [
+                Served(one.request_id, one.arrival_s, [0.1, 1.0 + self.global_rank], 3, 2, 2, "ok", "")
+                for one in workload.requests
+                if one.measured
+            ]
+
+    class Words:
+        def requests(self, arrivals, seed, warmup_s):
+            return PromptPool.requests(self, arrivals, seed, warmup_s=warmup_s)
+
+        prompts, max_length, max_new_tokens = [[1, 2, 3]], 16, 2
+
+    callback = SmoothGoodputCallback(folder, prompts=Words(), engine=ENGINE, rate_rps=20.0, duration_s=1.0)
+    trainer = Trainer(
+        callbacks=[callback], devices=2, strategy="ddp", logger=False, use_distributed_sampler=False, **QUIET
+    )
+    trainer.test(Shares(), no_data(), verbose=False)
+    (Path(folder) / f"rank{trainer.global_rank}.json").write_text(json.dumps(callback.final_metrics))
+
+
+@pytest.mark.slow
+def test_two_processes_serve_a_share_each_and_make_one_figure(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    import train
+
+    code = f"from tests.callbacks.goodput.test_callback import two_processes; two_processes({str(tmp_path)!r})"
+    root = Path(train.__file__).parent
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    (log,) = open_logs(tmp_path / "test.jsonl")
+    requests = list(log.requests())
+    assert {float(one.token_s[-1]) for one in requests} == {1.0, 2.0}
     report = GoodputReport()
-    times = torch.arange(1, 1001, dtype=torch.float64).reshape(1, -1).expand(50, -1).contiguous()
-    report.update(times, window_s=1.0)
-    for name in ("ttft", "tpot", "e2e", "idle"):
-        (kept,) = getattr(report, f"kept_{name}")
-        assert kept.untyped_storage().nbytes() == 50 * 8
+    report.update(**to_padded(requests)._asdict())
+    for name in ("smooth_goodput_tps", "requests", "window_s"):
+        assert first[f"shared/test/goodput/{name}"] == pytest.approx(float(report.compute()[name]), abs=1e-9)

@@ -8,7 +8,7 @@ from callbacks.report.goodput import lead, write_goodput_report
 from callbacks.report.goodput_audit import in_words
 from callbacks.report.goodput_comparison import changes_places, overtakes
 from callbacks.report.goodput_numbers import read_logs, short_names, told_rate, told_seconds
-from tests.callbacks.goodput.test_callback import log_pieces
+from tests.callbacks.goodput.test_logs_callback import log_pieces
 
 TITLES = [
     "What the readers got",

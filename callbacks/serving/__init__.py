@@ -1,0 +1,1 @@
+"""What served workloads leave behind: what a model can carry, a log of each, and curves over rates."""

@@ -1,0 +1,16 @@
+"""Workloads for a served model: who asks what, and when."""
+
+from datamodules.workload.arrivals import poisson_arrivals, replayed_arrivals
+from datamodules.workload.data_module import BurstDataModule, WorkloadDataModule
+from datamodules.workload.prompts import PromptPool
+from datamodules.workload.trace import Trace, read_trace
+
+__all__ = [
+    "BurstDataModule",
+    "PromptPool",
+    "Trace",
+    "WorkloadDataModule",
+    "poisson_arrivals",
+    "read_trace",
+    "replayed_arrivals",
+]
