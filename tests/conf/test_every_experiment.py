@@ -8,7 +8,7 @@ from callbacks.run.plan import check_config, stage_config
 from tests.conf.tiny import CONF
 
 EXPERIMENTS = sorted(path.stem for path in (Path(CONF) / "experiment").glob("*.yaml"))
-NEEDS = {"goodput_logs": ["data=log.jsonl"]}
+NEEDS = {"goodput_logs": ["data=log.jsonl"], "goodput_endpoint": ["url=http://127.0.0.1:8000"]}
 """What an experiment asks its user for."""
 
 
