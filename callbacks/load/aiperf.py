@@ -2,14 +2,14 @@
 
 Each request is written out whole (AIPerf's ``raw_payload``), so that a server gets the fields that are named
 here and no others. AIPerf wants a tokenizer even where the server counts the tokens; it then gets an empty one, and
-nothing is looked up on the Hub. The API key goes through the environment, as ``OPENAI_API_KEY``.
+nothing is looked up on the Hub. All is told in a configuration file, since no option of the command line takes the API
+key from the environment, as a file does.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from callbacks.load.export import EXPORT
 from callbacks.load.process import alone, end, watch
 from datamodules.endpoint_load import LoadLevel
 from datamodules.responses import write_jsonl
 from datamodules.wrong_input import WrongInput
 
-EXPORT = "profile_export.jsonl"
-_SHOWN = 300  # characters of AIPerf's own words in a message
 _OFF = {"AIPERF_DATASET_MMAP_CACHE_ENABLED": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+_KEY = "OPENAI_API_KEY"  # the variable that AIPerf is given the key in
 _LOOKED_UP = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Where these are set, AIPerf 0.13 looks for a tokenizer in the Hub's cache alone, and finds no folder."""
 
@@ -96,9 +96,11 @@ class AIPerf:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             write_jsonl(folder / "requests.jsonl", bodies)
+            config = folder / "aiperf.json"
+            config.write_text(json.dumps(self.settings(level, str(bodies[0]["model"]), folder), indent=1), "utf-8")
             with (folder / "output.txt").open("wb") as output:
                 process = subprocess.Popen(
-                    self.arguments(level, str(bodies[0]["model"]), folder),
+                    [self.command, "profile", "--config", str(config)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -113,30 +115,39 @@ class AIPerf:
                 self._strike(folder)
         return Ended(process.returncode, late)
 
-    def arguments(self, level: LoadLevel, model: str, folder: Path) -> list[str]:
-        """The command line, without the key."""
-        load = (
-            ["--request-rate", f"{level.rate:g}", "--request-rate-mode", "poisson"]
+    def settings(self, level: LoadLevel, model: str, folder: Path) -> dict[str, Any]:
+        """AIPerf's configuration of a level, without the key itself."""
+        kind = (
+            {"type": "poisson", "rate": level.rate}
             if level.rate is not None
-            else ["--concurrency", str(level.concurrency)]
+            else {"type": "concurrency", "concurrency": level.concurrency}
         )
-        if level.warmup_requests:
-            load += ["--warmup-request-count", str(level.warmup_requests)]
-        counted = ["--tokenizer", str(Path(self.tokenizer).absolute())] if self.tokenizer else _no_tokenizer(folder)
-        return [
-            self.command, "profile", "--model", model, "--url", self.url,
-            "--endpoint-type", "chat", "--streaming",
-            "--input-file", str(folder / "requests.jsonl"), "--custom-dataset-type", "raw_payload",
-            *load, "--request-count", str(level.requests),
-            "--benchmark-duration", f"{self.time_limit_s:g}", "--benchmark-grace-period", f"{self.drain_s:g}",
-            "--random-seed", str(self.seed), *counted,
-            "--no-gpu-telemetry", "--no-server-metrics", "--ui", "none",
-            "--output-artifact-dir", str(folder), "--export-level", "records",
-        ]  # fmt: skip
+        warmup = {"name": "warmup", "kind": "warmup", "exclude_from_results": True, "requests": level.warmup_requests}
+        limits = {"requests": level.requests, "duration": self.time_limit_s, "grace_period": self.drain_s}
+        endpoint = {"urls": [self.url], "type": "chat", "streaming": True, "use_server_token_count": not self.tokenizer}
+        off = ("gpu_telemetry", "server_metrics", "network_latency")
+        return {
+            "random_seed": self.seed,
+            "benchmark": {
+                "models": [model],
+                "endpoint": endpoint | ({"api_key": f"${{{_KEY}}}"} if self.key else {}),
+                "datasets": [_dataset(folder, level.requests + level.warmup_requests)],
+                "phases": [
+                    *([warmup | kind] if level.warmup_requests else []),
+                    {"name": "profiling", "kind": "profiling"} | limits | kind,
+                ],
+                "artifacts": {"dir": str(folder), "records": ["jsonl"]},
+                "tokenizer": {
+                    "name": str(Path(self.tokenizer).absolute() if self.tokenizer else _no_tokenizer(folder))
+                },
+                "runtime": {"ui": "none"},
+            }
+            | {what: {"enabled": False} for what in off},
+        }
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in (*_LOOKED_UP, "OPENAI_API_KEY")}
-        return kept | _OFF | ({"OPENAI_API_KEY": self.key} if self.key else {})
+        kept = {name: value for name, value in os.environ.items() if name not in (*_LOOKED_UP, _KEY)}
+        return kept | _OFF | ({_KEY: self.key} if self.key else {})
 
     def _strike(self, folder: Path) -> None:
         """Take the key out of whatever AIPerf wrote: a server may have quoted it."""
@@ -158,33 +169,21 @@ def find_command(command: str) -> str:
     return found
 
 
-def complaint(folder: Path) -> str:
-    """What AIPerf printed first of an error, or else last of all."""
-    text = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip(" │╭╰─╮╯━┃\t") for line in text.splitlines()]
-    said = [line for line in lines if re.search(r"\w", line)]
-    errors = [line for line in said if re.search(r"\bERROR\b|\b\w*Error:|Unknown option|Invalid value", line)]
-    return " ".join((errors[:1] or said[-1:] or ["it printed nothing"])[0].split())[:_SHOWN]
+def _dataset(folder: Path, entries: int) -> dict[str, Any]:
+    return {
+        "name": "main",
+        "type": "file",
+        "path": str(folder / "requests.jsonl"),
+        "format": "raw_payload",
+        "entries": entries,
+    }
 
 
-def requests_sent(folder: Path) -> int | None:
-    """How many measured requests were sent, by AIPerf's own log, since its export leaves out those that were cut off.
-
-    None where the log does not say.
-    """
-    try:
-        text = (folder / "logs" / "aiperf.log").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = re.findall(r"Phase profiling\b.*?\bsent=(\d+)", text)
-    return int(found[-1]) if found else None
-
-
-def _no_tokenizer(folder: Path) -> list[str]:
-    """Let the server count, with a tokenizer of one token to satisfy AIPerf's start."""
+def _no_tokenizer(folder: Path) -> Path:
+    """A tokenizer of one token, to satisfy AIPerf's start where the server counts."""
     made = folder / "tokenizer"
     made.mkdir()
     Tokenizer(WordLevel({"?": 0}, unk_token="?")).save(str(made / "tokenizer.json"))
     kind = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "?"}
     (made / "tokenizer_config.json").write_text(json.dumps(kind), encoding="utf-8")
-    return ["--use-server-token-count", "--tokenizer", str(made)]
+    return made

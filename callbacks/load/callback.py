@@ -14,10 +14,11 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from callbacks.load.aiperf import EXPORT, AIPerf, complaint, requests_sent
+from callbacks.load.aiperf import AIPerf
 from callbacks.load.endpoint import Endpoint
+from callbacks.load.export import EXPORT, complaint, drop_cut_off_row, first_error, requests_sent, tally_of
 from datamodules.endpoint_load import LoadLevel
-from datamodules.latency_logs import Tally, open_logs
+from datamodules.latency_logs import Tally
 from datamodules.wrong_input import WrongInput
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class LoadCallback(Callback):
             log.info("%s: measured in %.0f s → %s", batch.name, time.monotonic() - start, kept)
         else:
             log.info("%s: measured before → %s", batch.name, kept)
-        self._count(batch.name, _tally(kept), requests_sent(work))
+        self._count(batch, tally_of(kept), requests_sent(work))
 
     def _measure(self, trainer: Trainer, level: LoadLevel, work: Path) -> None:
         """Make a level of load, and see that a log has come of it."""
@@ -112,12 +113,14 @@ class LoadCallback(Callback):
         if not self.endpoint.listening():
             raise self._gone(level.name)
         if ended.code and not ended.late:
+            first = first_error(work / EXPORT)
             what = f"AIPerf failed at {level.name} (exit code {ended.code}): {complaint(work)}"
+            what += f" The first: {first}" if first else ""
             raise WrongInput(what, str(work / "output.txt"), "see there; then start this command again")
         if ended.late:
             log.warning("%s: AIPerf did not end by itself and was interrupted; what it measured is kept", level.name)
         drop_cut_off_row(work / EXPORT)
-        if not _tally(work / EXPORT).requests:
+        if not tally_of(work / EXPORT).requests:
             mend = "raise time_limit_s= or drain_s=, or lower the load"
             raise WrongInput(f"no request of {level.name} came to an end", str(work / "output.txt"), mend)
 
@@ -154,14 +157,17 @@ class LoadCallback(Callback):
         )
         return WrongInput(f"the server died under {name}", self.endpoint.url, mend)
 
-    def _count(self, name: str, tally: Tally, sent: int | None) -> None:
+    def _count(self, level: LoadLevel, tally: Tally, sent: int | None) -> None:
+        """Tell how many requests the log is about, and which are missing in it."""
         if sent is None:
             return
-        cut_off = max(0, sent - tally.requests)
+        name, cut_off = level.name, max(0, sent - tally.requests)
         self.final_metrics |= {f"{name}/requests_sent": float(sent), f"{name}/requests_cut_off": float(cut_off)}
+        if sent < level.requests:
+            log.warning("%s: %d of %d requests were sent: raise time_limit_s= for all", name, sent, level.requests)
         if cut_off:
             what = (
-                "%s: %d of %d requests were still under way at the end; AIPerf's log leaves them out, which flatters it"
+                "%s: %d of %d requests were still under way at the end and are not in AIPerf's log, which flatters it"
             )
             log.warning(f"{what}: raise drain_s=", name, cut_off, sent)
 
@@ -172,21 +178,3 @@ def _only(names: list[str] | None, url: str) -> str:
         return names[0]
     told = f"the server lists {', '.join(names[:8])}" if names else "the server lists none"
     raise WrongInput(f"which model? {told}", url, "give model_name=NAME")
-
-
-def drop_cut_off_row(path: Path) -> None:
-    """Shorten a log by the row that was being written when its writer ended, if there is one."""
-    if path.is_file():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
-
-
-def _tally(path: Path) -> Tally:
-    """Read a log as it will be read for scoring, and count; nothing where no request was measured."""
-    if not path.is_file() or b'"profiling"' not in path.read_bytes():
-        return Tally()
-    (run,) = open_logs(path)
-    for _ in run.requests():
-        pass
-    return run.tally

@@ -58,6 +58,11 @@ def calls(tmp_path):
     return path.read_text().split() if path.exists() else []
 
 
+def with_key(tmp_path):
+    files = [path for place in ("out", "cache") for path in (tmp_path / place).rglob("*") if path.is_file()]
+    return [path for path in files if KEY in path.read_text(errors="replace")]
+
+
 def one_line(result, *parts):
     code, err = result
     assert code == 2, err
@@ -89,14 +94,14 @@ def test_aiperf_is_told_what_the_config_says(composed, overrides, server, tmp_pa
     train.run(composed(*overrides(**settings), *more))
     work = tmp_path / "out" / "load" / "aiperf" / "rate-0.5"
     seen = json.loads((work / "seen.json").read_text())
-    told = " ".join(seen["argv"])
-    for part in (
-        f"profile --model tiny --url {server.url} --endpoint-type chat --streaming --input-file",
-        "--custom-dataset-type raw_payload --request-rate 0.5 --request-rate-mode poisson --warmup-request-count 1",
-        "--request-count 4 --benchmark-duration 9 --benchmark-grace-period 5 --random-seed 3 --use-server-token-count",
-        "--no-gpu-telemetry --no-server-metrics --ui none",
-    ):
-        assert part in told
+    told = seen["config"]["benchmark"]
+    assert seen["config"]["random_seed"] == 3
+    assert told["endpoint"] == {"urls": [server.url], "type": "chat", "streaming": True, "use_server_token_count": True}
+    warmup, measured = told["phases"]
+    assert (warmup["kind"], warmup["type"], warmup["requests"]) == ("warmup", "poisson", 1)
+    measured = {key: measured[key] for key in ("type", "rate", "requests", "duration", "grace_period")}
+    assert measured == {"type": "poisson", "rate": 0.5, "requests": 4, "duration": 9, "grace_period": 5}
+    assert not any(told[what]["enabled"] for what in ("gpu_telemetry", "server_metrics", "network_latency"))
     assert seen["offline"] is seen["key"] is None
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 7, "stream": True}
     bodies = [json.loads(line) for line in (work / "requests.jsonl").read_text().splitlines()]
@@ -107,10 +112,12 @@ def test_aiperf_is_told_what_the_config_says(composed, overrides, server, tmp_pa
 def test_a_fixed_number_of_requests_under_way(composed, overrides, tmp_path):
     metrics = train.run(composed(*overrides(rates="null", concurrency="[3]", warmup_requests=0, tokenizer=tmp_path)))
     assert metrics["concurrency-3/requests"] == 4
-    told = json.loads((tmp_path / "out" / "load" / "aiperf" / "concurrency-3" / "seen.json").read_text())["argv"]
-    assert told[told.index("--concurrency") + 1] == "3"
-    assert told[told.index("--tokenizer") + 1] == str(tmp_path)
-    assert not {"--request-rate", "--use-server-token-count", "--warmup-request-count"} & set(told)
+    seen = json.loads((tmp_path / "out" / "load" / "aiperf" / "concurrency-3" / "seen.json").read_text())
+    told = seen["config"]["benchmark"]
+    (phase,) = told["phases"]
+    assert (phase["type"], phase["concurrency"], "rate" in phase) == ("concurrency", 3, False)
+    assert told["tokenizer"] == {"name": str(tmp_path)}
+    assert told["endpoint"]["use_server_token_count"] is False
 
 
 def test_the_key_comes_from_the_environment_and_is_written_nowhere(run, server, tmp_path, monkeypatch):
@@ -120,8 +127,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(run, server, 
     assert code == 0, err
     assert KEY not in err
     assert set(server.keys) == {f"Bearer {KEY}"}
-    files = [path for place in ("out", "cache") for path in (tmp_path / place).rglob("*") if path.is_file()]
-    assert [path for path in files if KEY in path.read_text(errors="replace")] == []
+    assert with_key(tmp_path) == []
     assert json.loads((tmp_path / "out/load/aiperf/rate-2/seen.json").read_text())["key"] == "***"
     assert "bad key ***" in (tmp_path / "out/load/rate-10.jsonl").read_text()
 
@@ -180,12 +186,25 @@ def test_aiperf_that_hangs_is_ended_and_what_it_measured_is_kept(run, tmp_path, 
     assert (metrics["rate-10/requests"], metrics["rate-10/requests_cut_off"]) == (1, 3)
 
 
+def test_requests_that_were_not_sent_are_told(run, tmp_path, monkeypatch):
+    behave(monkeypatch, _10="short")
+    code, err = run()
+    assert code == 0, err
+    assert "rate-10: 3 of 4 requests were sent" in err
+    assert "still under way" not in err
+
+
 def test_aiperf_that_is_killed_leaves_its_rate_undone(run, tmp_path, monkeypatch):
     behave(monkeypatch, _2="killed")
     one_line(run(), "AIPerf failed at rate-2 (exit code -9)")
     assert not (tmp_path / "out/load/rate-2.jsonl").exists()
     behave(monkeypatch)
     assert run()[0] == 0
+
+
+def test_a_server_that_fails_every_request(run, monkeypatch):
+    behave(monkeypatch, _2="all")
+    one_line(run(), "(exit code 1): All 4 requests failed. The first: 500: Internal Server Error: overloaded (")
 
 
 def test_a_server_that_dies_under_load(run, server, tmp_path, monkeypatch):
@@ -233,11 +252,16 @@ def test_a_model_is_named_where_there_is_not_just_one(run, server, models):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("aiperf") is None, reason="AIPerf is not installed (extra: serve)")
-def test_with_aiperf_itself(run, tmp_path, server):
-    code, err = run(aiperf="aiperf", rates="[20]", requests=5)
+@pytest.mark.parametrize("load", [{"rates": "[20]"}, {"rates": "null", "concurrency": "[2]"}])
+def test_with_aiperf_itself(run, tmp_path, server, monkeypatch, load):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    code, err = run(aiperf="aiperf", requests=5, **load)
     assert code == 0, err
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    assert with_key(tmp_path) == []
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (metrics["rate-20/requests"], metrics["rate-20/requests_failed"]) == (5, 0)
-    assert metrics["rate-20/requests_sent"] == 5
+    (name,) = {key.split("/")[0] for key in metrics}
+    told = [metrics[f"{name}/{key}"] for key in ("requests", "requests_sent", "requests_failed", "requests_cut_off")]
+    assert told == [5, 5, 0, 0]
     assert len(server.bodies) == 1 + 1 + 5  # to see that it answers, to warm up, and the measured ones
     assert all(body == server.bodies[0] | {"messages": body["messages"]} for body in server.bodies)

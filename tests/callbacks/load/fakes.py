@@ -9,32 +9,38 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """#!{python}
-# Takes AIPerf's arguments and writes a plausible export; FAKE_AIPERF tells how it behaves, by level.
+# Takes AIPerf's configuration and writes a plausible export; FAKE_AIPERF tells how it behaves, by level.
 import json, os, signal, sys, time, urllib.request
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.datamodules.latency_logs.log_files import aiperf_row
 
-flags = sys.argv[2:]
-given = {{flag: value for flag, value in zip(flags, flags[1:]) if flag.startswith("--")}}
-folder, requests = Path(given["--output-artifact-dir"]), int(given["--request-count"])
-rate = given.get("--request-rate")
-how = json.loads(os.environ.get("FAKE_AIPERF", "{{}}")).get(rate, "")
-seen = {{"argv": sys.argv[1:], "key": os.environ.get("OPENAI_API_KEY"), "offline": os.environ.get("HF_HUB_OFFLINE"),
-        "pid": os.getpid()}}
+config = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
+given = config["benchmark"]
+*warmup, phase = given["phases"]
+folder, requests, rate = Path(given["artifacts"]["dir"]), phase["requests"], phase.get("rate")
+how = json.loads(os.environ.get("FAKE_AIPERF", "{{}}")).get(f"{{rate or 0:g}}", "")
+key, offline = (os.environ.get(name) for name in ("OPENAI_API_KEY", "HF_HUB_OFFLINE"))
+seen = {{"config": config, "key": key, "offline": offline, "pid": os.getpid()}}
 (folder / "seen.json").write_text(json.dumps(seen))
 with open(os.environ["FAKE_CALLS"], "a") as calls:
-    calls.write(f"{{rate or given['--concurrency']}}\\n")
+    calls.write(f"{{rate or phase['concurrency']:g}}\\n")
 if how == "fail":
     print("12:00:00.1 ERROR    Failed to do it: SomeError: no luck"); sys.exit(1)
-answers = [aiperf_row(-1.0, benchmark_phase="warmup")] if "--warmup-request-count" in given else []
+answers = [aiperf_row(-1.0, benchmark_phase="warmup")] if warmup else []
 answers += [aiperf_row(k / float(rate or 1)) for k in range(requests)]
 if how == "leak":
     answers[-1] = aiperf_row(9.0, ttft=None, gaps=None, tokens=None, error={{"message": "bad key " + seen["key"]}})
+if how == "all":
+    refused = {{"code": 500, "type": "Internal Server Error", "message": "overloaded"}}
+    answers = [aiperf_row(0.1 * k, ttft=None, gaps=None, tokens=None, error=refused) for k in range(requests)]
+if how == "short":
+    answers.pop()
 if how in ("hang", "part", "killed", "die"):
     answers = answers[: len(answers) // 2]
 (folder / "logs").mkdir()
-told = "Phase profiling (profiling) sending complete | sent=%d, completed=1" % requests
+sent = requests - 1 if how == "short" else requests
+told = "Phase profiling (profiling) sending complete | sent=%d, completed=1" % sent
 (folder / "logs" / "aiperf.log").write_text(told)
 with open(folder / "profile_export.jsonl", "w") as export:
     for answer in answers:
@@ -42,11 +48,13 @@ with open(folder / "profile_export.jsonl", "w") as export:
     if how == "hang":
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         time.sleep(60)
+    if how == "all":
+        print("12:00:00.1 ERROR    All 4 requests failed. (system_controller.py:2370)"); sys.exit(1)
     if how == "killed":
         export.write('{{"metadata": {{"req'); export.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "die":
-        urllib.request.urlopen(given["--url"] + "/die")
+        urllib.request.urlopen(given["endpoint"]["urls"][0] + "/die")
         time.sleep(60)
 """
 
@@ -78,6 +86,7 @@ class Server:
                 self.say(*outer.listed)
 
             def do_POST(self):  # noqa: N802
+                outer.keys.append(self.headers["Authorization"])
                 outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 answer = outer.answer(outer.bodies[-1])
                 if isinstance(answer, tuple):

@@ -27,7 +27,7 @@ def test_an_address_with_or_without_v1(server, ending):
     assert endpoint.models() == ["tiny"]
     endpoint.check(BODY)
     assert server.bodies == [BODY]
-    assert server.keys == [f"Bearer {KEY}"]
+    assert server.keys == [f"Bearer {KEY}"] * 2
     assert endpoint.listening()
 
 
