@@ -56,12 +56,14 @@ def read_logs(content: Mapping[str, Any]) -> list[Log]:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The names without the words that all of them begin with, and without the middle of what is still too long."""
+    """The names without words that all of them begin with, and without the middle of what is still too long."""
     words = [re.split(r"(?<=[_.\- ])", name) for name in names]
     shared = 0
     if len(names) > 1:
         while all(len(one) > shared + 1 and one[shared] == words[0][shared] for one in words):
             shared += 1
+        while shared and any(re.fullmatch(r"[\d.]+", "".join(one[shared:])) for one in words):
+            shared -= 1  # a bare number says nothing
     short = ["".join(one[shared:]) for one in words]
     longest = _LONGEST if len(names) > 1 else 2 * _LONGEST
     cut = [name if len(name) <= longest else f"{name[:15]}…{name[-14:]}" for name in short]

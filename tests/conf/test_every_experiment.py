@@ -8,7 +8,11 @@ from callbacks.run.plan import check_config, stage_config
 from tests.conf.tiny import CONF
 
 EXPERIMENTS = sorted(path.stem for path in (Path(CONF) / "experiment").glob("*.yaml"))
-NEEDS = {"goodput_logs": ["data=log.jsonl"], "goodput_model": ["served.model=/m", "data=prompts.jsonl"]}
+NEEDS = {
+    "goodput_endpoint": ["url=http://127.0.0.1:8000"],
+    "goodput_logs": ["data=log.jsonl"],
+    "goodput_model": ["served.model=/m", "data=prompts.jsonl"],
+}
 """What an experiment asks its user for."""
 
 

@@ -26,7 +26,7 @@ def test_every_stage_runs_in_two_processes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("preference rate") == 1
-    assert done.stderr.count("[6/10] dadpo: done") == 1
+    assert done.stderr.count("[6/13] dadpo: done") == 1
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["scores/computed"] == 4 * metrics["scores/pairs"]
     answered = [json.loads(line)["id"] for line in (tmp_path / "out/answers/responses/dadpo.jsonl").open()]

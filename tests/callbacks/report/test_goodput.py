@@ -129,6 +129,7 @@ def test_damage_is_named_and_the_page_written(tmp_path):
 def test_shared_beginnings_are_left_out_of_names():
     assert short_names(["vllm_h100_16qps", "vllm_h100_1000qps"]) == ["16qps", "1000qps"]
     assert short_names(["vllm", "vllm_2"]) == ["vllm", "vllm_2"]
+    assert short_names(["run-rate-0.5", "run-rate-0.75"]) == ["rate-0.5", "rate-0.75"]
     assert short_names(["one_log"]) == ["one_log"]
     long = ["a" * 40 + str(i) for i in range(2)]
     assert [len(name) for name in short_names(long)] == [30, 30]

@@ -77,6 +77,12 @@ def test_files_are_named_as_shortly_as_tells_them_apart(tmp_path):
     }
 
 
+def test_files_come_by_the_size_of_their_numbers(tmp_path):
+    for rate in ("10", "2", "0.5", "2.5"):
+        (tmp_path / f"rate-{rate}.jsonl").touch()
+    assert list(log_files(f"{tmp_path}/*.jsonl")) == ["rate-0.5", "rate-2", "rate-2.5", "rate-10"]
+
+
 def test_a_file_meant_twice_is_one_log_and_brackets_may_be_part_of_a_name(tmp_path):
     path = tmp_path / "run[1].json"
     path.touch()
