@@ -10,23 +10,25 @@ Where no passage is known every word of content counts as taken from it (a full 
 some), so that a bank made of bare questions brings no content along.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import NamedTuple
-
-from spacy.attrs import ORTH
-from spacy.tokens import Doc
+from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.templates.pipelines import (
     ARTICLES,
-    KEPT_WORDS,
     QUESTION_WORDS,
     blank_english,
     full_pipeline,
+    kept_words,
     lemma_table,
 )
 from datamodules.templates.words import MASK, with_masks
+
+if TYPE_CHECKING:
+    from spacy.tokens import Doc
 
 Source = Sequence[str]
 """Texts that a question's content may come from."""
@@ -84,7 +86,7 @@ def lemmas_of(text: str) -> frozenset[str]:
     """Lemmas of all words of a text, lower-cased."""
     doc = blank_english().tokenizer(text)
     strings = doc.vocab.strings
-    return frozenset(_lemma(strings[word]) for word in set(doc.to_array(ORTH).tolist()))
+    return frozenset(_lemma(strings[word]) for word in set(doc.to_array("ORTH").tolist()))
 
 
 @lru_cache(maxsize=1 << 18)
@@ -96,7 +98,7 @@ def _lemma(word: str) -> str:
 @lru_cache(maxsize=1 << 18)
 def _is_content(word: str) -> bool:
     lower = word.lower().replace("’", "'").replace("‘", "'")
-    return lower not in KEPT_WORDS and any(character.isalnum() for character in lower)
+    return lower not in kept_words() and any(character.isalnum() for character in lower)
 
 
 def _template(doc: Doc, lemmas: frozenset[str] | None) -> Extracted:

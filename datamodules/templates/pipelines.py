@@ -1,12 +1,14 @@
 """spaCy's pipelines, each loaded once a process, and which words of English carry no content."""
 
-from functools import cache
+from __future__ import annotations
 
-import spacy
-from spacy.lang.en.stop_words import STOP_WORDS
-from spacy.language import Language
+from functools import cache
+from typing import TYPE_CHECKING
 
 from datamodules.wrong_input import WrongInput
+
+if TYPE_CHECKING:  # spaCy takes seconds to import: only where it is needed
+    from spacy.language import Language
 
 # fmt: off
 QUESTION_WORDS = frozenset((
@@ -23,15 +25,22 @@ _NUMBERS = frozenset((
 ))
 # fmt: on
 ARTICLES = frozenset(("a", "an", "the"))
-KEPT_WORDS = (frozenset(word.replace("’", "'").replace("‘", "'") for word in STOP_WORDS) - _NUMBERS) | (
-    QUESTION_WORDS | _AUXILIARIES
-)
-"""Lower-case words that a template keeps: stop words (but numbers, which are content), question words, auxiliaries."""
+
+
+@cache
+def kept_words() -> frozenset[str]:
+    """Lower-case words that a template keeps: stop words (numbers are content), question words, auxiliaries."""
+    from spacy.lang.en.stop_words import STOP_WORDS
+
+    stop_words = {word.replace("’", "'").replace("‘", "'") for word in STOP_WORDS}
+    return frozenset((stop_words - _NUMBERS) | QUESTION_WORDS | _AUXILIARIES)
 
 
 @cache
 def blank_english() -> Language:
     """Blank English of spaCy, with the lookup lemmatizer of spacy-lookups-data: no model to download."""
+    import spacy
+
     pipeline = spacy.blank("en")
     pipeline.add_pipe("lemmatizer", config={"mode": "lookup"})
     pipeline.initialize()
@@ -54,6 +63,8 @@ def full_pipeline(name: str) -> Language:
     Raises:
         WrongInput: There is none, or it finds neither.
     """
+    import spacy
+
     try:
         pipeline = spacy.load(name)
     except Exception as error:  # spaCy raises many kinds; the user's mend is the same
