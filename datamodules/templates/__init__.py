@@ -8,7 +8,7 @@ from datamodules.templates.bank import BankTemplate, TemplateBank
 from datamodules.templates.clusters import clusters
 from datamodules.templates.extraction import Extracted, TemplateExtractor
 from datamodules.templates.noise import Noise, noised_templates
-from datamodules.templates.opening import bank_of_examples, open_bank
+from datamodules.templates.opening import bank_of_examples, build_bank, open_bank
 from datamodules.templates.words import MASK, template_words, word_jaccard
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TemplateBank",
     "TemplateExtractor",
     "bank_of_examples",
+    "build_bank",
     "clusters",
     "noised_templates",
     "open_bank",

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datamodules.batches import Example
+from datamodules.pairs import RowSource
+from datamodules.question_rows import read_examples
 from datamodules.templates.bank import LARGEST_SIMILARITY, BankTemplate, TemplateBank
 from datamodules.templates.extraction import Extracted, TemplateExtractor
 from datamodules.templates.words import MASK, with_masks
@@ -31,6 +33,23 @@ def bank_of_examples(
     extracted = extract_examples(asked, extractor)
     bank.add(BankTemplate(one.template, example.id) for one, example in zip(extracted, asked, strict=True))
     return _not_empty(bank, "the training questions")
+
+
+def build_bank(
+    data: RowSource,
+    path: str | Path,
+    *,
+    spacy_pipeline: str | None = None,
+    largest_similarity: float = LARGEST_SIMILARITY,
+) -> TemplateBank:
+    """Make a bank of the questions of a data set and save it.
+
+    Raises:
+        WrongInput: A row that cannot be used, or no question that ends in "?".
+    """
+    bank = bank_of_examples(read_examples(data).examples, TemplateExtractor(spacy_pipeline), largest_similarity)
+    bank.save(path)
+    return bank
 
 
 def open_bank(
