@@ -111,7 +111,10 @@ class StyleTransferDataModule(QuestionData):
         return self._in_order(self.predict_rows)
 
     def _own_templates(self, examples: Sequence[Example]) -> list[int]:
-        return self.bank.standing_for([one.template for one in extract_examples(examples, self.extractor)])
+        """Looked for as the bank was made: with passages, or (a user's file of questions) without."""
+        passages = self.bank.settings.get("passages", True)
+        extracted = extract_examples(examples, self.extractor, passages=passages)
+        return self.bank.standing_for([one.template for one in extracted])
 
 
 def _collate(rows: list[EncodedPassage], pad_id: int) -> QuestionBatch:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datamodules.templates.pipelines import (
     ARTICLES,
@@ -60,7 +60,7 @@ class TemplateExtractor:
             full_pipeline(pipeline)  # complains now, not at the first question
 
     @property
-    def settings(self) -> dict[str, str | None]:
+    def settings(self) -> dict[str, Any]:
         """What templates depend on, for a bank's provenance."""
         return {"spacy_pipeline": self.pipeline}
 

@@ -26,9 +26,9 @@ class NearDuplicates:
     def __init__(self, threshold: float):
         self.threshold = threshold
         self._words: dict[str, int] = {}  # word → its number from 1 on: the greater, the earlier in the order
-        self._marked = np.zeros(1024, dtype=bool)  # by word number; all False between two searches
+        self._marked = np.zeros(1024, dtype=np.int8)  # by word number; all 0 between two searches
         self._sizes = np.zeros(1024, dtype=np.int64)
-        self._members = np.full((1024, 16), PADDING, dtype=np.int64)  # a row of word numbers a set
+        self._members = np.full((16, 1024), PADDING, dtype=np.int32)  # a column of word numbers a set
         self._indexed: dict[int, array[int]] = {}  # a word among the first of a set → such sets, oldest first
         self._same: dict[Words, int] = {}
         self._count = 0
@@ -39,7 +39,7 @@ class NearDuplicates:
         for word in sorted(counts, key=lambda word: (-counts[word], word)):
             self._words[word] = len(self._words) + 1
         if len(self._words) >= len(self._marked):
-            self._marked = np.zeros(2 * len(self._words), dtype=bool)
+            self._marked = np.zeros(2 * len(self._words), dtype=np.int8)
 
     def add(self, words: Words) -> int:
         """Take in a set; returns its number, counted from 0."""
@@ -48,7 +48,7 @@ class NearDuplicates:
         self._make_room(len(words))
         held = sorted((self._words[word] for word in words), reverse=True)
         self._sizes[number] = len(held)
-        self._members[number, : len(held)] = held
+        self._members[: len(held), number] = held
         for word in held[: self._prefix(len(held))]:
             self._indexed.setdefault(word, array("q")).append(number)
         self._same.setdefault(words, number)
@@ -63,21 +63,25 @@ class NearDuplicates:
         candidates = [np.frombuffer(self._indexed[word], dtype=np.int64) for word in first if word in self._indexed]
         if not candidates:
             return -1
-        rows = np.concatenate(candidates)
-        self._marked[known] = True
-        common = self._marked[self._members[rows]].sum(axis=1)
-        self._marked[known] = False
-        similarity = common / (self._sizes[rows] + len(words) - common)
+        numbers = np.concatenate(candidates)
+        sizes = self._sizes[numbers]
+        numbers = numbers[(sizes > self.threshold * len(words)) & (sizes * self.threshold < len(words))]
+        if not len(numbers):
+            return -1
+        self._marked[known] = 1
+        common = self._marked.take(self._members.take(numbers, axis=1)).sum(axis=0, dtype=np.int64)
+        self._marked[known] = 0
+        similarity = common / (self._sizes[numbers] + len(words) - common)
         best = similarity.max()
-        return int(rows[similarity == best].min()) if best > self.threshold else -1
+        return int(numbers[similarity == best].min()) if best > self.threshold else -1
 
     def _prefix(self, size: int) -> int:
         """How many of the first words of a set of this size are enough to find it by."""
         return size - floor(self.threshold * size - 1e-9)
 
     def _make_room(self, size: int) -> None:
-        rows, width = self._members.shape
-        more_rows, more_width = rows if self._count > rows else 0, max(0, size - width)
-        if more_rows or more_width:
-            self._members = np.pad(self._members, ((0, more_rows), (0, more_width)), constant_values=PADDING)
-            self._sizes = np.pad(self._sizes, (0, more_rows))
+        width, room = self._members.shape
+        wider, longer = max(0, size - width), room if self._count > room else 0
+        if wider or longer:
+            self._members = np.pad(self._members, ((0, wider), (0, longer)), constant_values=PADDING)
+            self._sizes = np.pad(self._sizes, (0, longer))

@@ -12,9 +12,17 @@ from datamodules.templates.words import MASK, with_masks
 from datamodules.wrong_input import WrongInput
 
 
-def extract_examples(examples: Sequence[Example], extractor: TemplateExtractor) -> list[Extracted]:
-    """Each example's own template, from its question, passage and answer."""
-    sources = ((example.context, example.answer) for example in examples)
+def extract_examples(
+    examples: Sequence[Example], extractor: TemplateExtractor, *, passages: bool = True
+) -> list[Extracted]:
+    """Each example's own template.
+
+    Args:
+        examples: Examples.
+        extractor: How.
+        passages: Whether passage and answer are used, or the question alone, as in a bank of bare questions.
+    """
+    sources = ((example.context, example.answer) if passages else None for example in examples)
     return list(extractor.extract((example.question for example in examples), sources))
 
 
@@ -29,7 +37,7 @@ def bank_of_examples(
         WrongInput: There is none.
     """
     asked = [example for example in examples if example.question.rstrip().endswith("?")]
-    bank = TemplateBank(largest_similarity, extractor.settings)
+    bank = TemplateBank(largest_similarity, extractor.settings | {"passages": True})
     extracted = extract_examples(asked, extractor)
     bank.add(BankTemplate(one.template, example.id) for one, example in zip(extracted, asked, strict=True))
     return _not_empty(bank, "the training questions")
@@ -70,7 +78,7 @@ def open_bank(
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise WrongInput(f"the file cannot be read: {error}", str(file), "give UTF-8 text, a template a line") from None
-    bank = TemplateBank(largest_similarity, extractor.settings)
+    bank = TemplateBank(largest_similarity, extractor.settings | {"passages": False})
     bank.add(_templates(file.name, lines, extractor))
     return _not_empty(bank, str(file))
 

@@ -34,7 +34,7 @@ def test_only_questions_that_ask_make_templates():
         BankTemplate("Who was [MASK] ?", "file:0"),
         BankTemplate("In which year was it ?", "file:2"),
     ]
-    assert made.settings == {"spacy_pipeline": None}
+    assert made.settings == {"spacy_pipeline": None, "passages": True}
 
 
 def test_no_two_templates_of_a_bank_are_near_duplicates():
