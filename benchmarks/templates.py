@@ -115,8 +115,8 @@ def table(examples: list[Example], rows: list[tuple[str, float, str]]) -> str:
     passages = len({example.context for example in examples})
     versions = f"Python {platform.python_version()}, spaCy {spacy.__version__}, NumPy {np.__version__}"
     lines = [
-        f"{len(examples):,} questions about {passages:,} passages; {os.cpu_count()} cores, of which one is used, load average",
-        f"{os.getloadavg()[0]:.1f}; {versions}.",
+        f"{len(examples):,} questions about {passages:,} passages; {os.cpu_count()} cores, of which one is used,",
+        f"load average {os.getloadavg()[0]:.1f}; {versions}.",
         "",
         "| | processor time, ms | |",
         "|---|---:|---|",
