@@ -92,3 +92,42 @@ class Workload(NamedTuple):
     """By what a trace's times were multiplied; None without a trace."""
     requests: list[LoadRequest]
     """By arrival."""
+
+
+class Example(NamedTuple):
+    """A passage with a marked answer, and the question that was asked about it."""
+
+    id: str
+    """Leads back to the data: ``"FILE:ROW"``, or a row's own id."""
+    context: str
+    """The passage."""
+    answer: str
+    """Always ``context[answer_start : answer_start + len(answer)]``."""
+    answer_start: int
+    """Offset in characters; 0 is a place like any other."""
+    question: str
+    """What was asked; empty where only the passage is given."""
+
+
+class Seq2SeqBatch(NamedTuple):
+    """Sources with their targets, right-padded: what every encoder-decoder stage learns from."""
+
+    input_ids: Tensor
+    """(B, L) int64: source, end of text, padding."""
+    attention_mask: Tensor
+    """(B, L) int64: 1 on the source."""
+    labels: Tensor
+    """(B, T) int64: target, end of text, then −100, which no loss counts."""
+
+
+class QuestionBatch(NamedTuple):
+    """Passages to ask about with retrieved templates: reinforcement learning and generation."""
+
+    input_ids: Tensor
+    """(B, L) int64: the marked passage, with no template."""
+    attention_mask: Tensor
+    """(B, L) int64: 1 on the passage."""
+    own_template: Tensor
+    """(B,) int64: number in the bank of the true question's template, never to be retrieved; −1 where it has none."""
+    examples: list[Example]
+    """B, for what is written anew for each template, and for rewards."""

@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
-from datamodules.batches import PromptBatch, TokenBatch
+from datamodules.batches import Example, PromptBatch, QuestionBatch, Seq2SeqBatch, TokenBatch
+
+UNCOUNTED = -100
+"""The label that no loss counts."""
 
 
 def collate_responses(
@@ -51,3 +54,51 @@ def collate_prompts(ids: Sequence[Sequence[int]], row_ids: Sequence[str], pad_id
         input_ids[i, longest - len(row) :] = torch.as_tensor(row, dtype=torch.int64)
         attention[i, longest - len(row) :] = 1
     return PromptBatch(input_ids, attention, list(row_ids), seed)
+
+
+def collate_sequences(ids: Sequence[Any], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and their attention mask, both (B, L) int64.
+
+    Raises:
+        ValueError: No rows.
+    """
+    if not len(ids):
+        raise ValueError("a batch needs rows")
+    longest = max(len(row) for row in ids)
+    input_ids = torch.full((len(ids), longest), pad_id, dtype=torch.int64)
+    attention = torch.zeros((len(ids), longest), dtype=torch.int64)
+    for i, row in enumerate(ids):
+        input_ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+        attention[i, : len(row)] = 1
+    return input_ids, attention
+
+
+def collate_seq2seq(sources: Sequence[Any], targets: Sequence[Any], pad_id: int) -> Seq2SeqBatch:
+    """Sources and targets, each padded to its longest; padding of targets is ``UNCOUNTED``.
+
+    Args:
+        sources: B rows of token ids.
+        targets: B rows of token ids.
+        pad_id: Fills up the sources.
+
+    Raises:
+        ValueError: No rows, or not as many targets as sources.
+    """
+    if len(sources) != len(targets):
+        raise ValueError(f"{len(sources)} sources and {len(targets)} targets")
+    labels, _ = collate_sequences(targets, UNCOUNTED)
+    return Seq2SeqBatch(*collate_sequences(sources, pad_id), labels)
+
+
+def collate_questions(
+    ids: Sequence[Any], own_templates: Sequence[int], examples: Sequence[Example], pad_id: int
+) -> QuestionBatch:
+    """Marked passages with what is needed to write them anew; see ``QuestionBatch``.
+
+    Raises:
+        ValueError: No rows, or not as many own templates or examples as rows.
+    """
+    if not len(ids) == len(own_templates) == len(examples):
+        raise ValueError(f"{len(ids)} passages, {len(own_templates)} own templates and {len(examples)} examples")
+    own = torch.tensor(list(own_templates), dtype=torch.int64)
+    return QuestionBatch(*collate_sequences(ids, pad_id), own, list(examples))

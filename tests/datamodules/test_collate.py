@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.collate import collate_prompts, collate_responses
+from datamodules.collate import collate_prompts, collate_questions, collate_responses, collate_seq2seq
 
 TOKENS = st.integers(1, 2**31 - 1)
 RESPONSES = st.lists(
@@ -58,3 +58,30 @@ def test_a_response_without_context_is_refused(prompt_lengths):
 def test_no_prompts_are_no_batch():
     with pytest.raises(ValueError, match="needs rows"):
         collate_prompts([], [], 0, 0)
+
+
+IDS = st.lists(st.lists(TOKENS, min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(IDS, st.data())
+def test_sources_and_targets_are_padded_each_to_its_longest(sources, data):
+    targets = data.draw(
+        st.lists(st.lists(TOKENS, min_size=1, max_size=9), min_size=len(sources), max_size=len(sources))
+    )
+    batch = collate_seq2seq(sources, targets, pad_id=0)
+    assert batch.input_ids.shape == batch.attention_mask.shape == (len(sources), max(map(len, sources)))
+    assert batch.labels.shape == (len(sources), max(map(len, targets)))
+    for ids, mask, labels, source, target in zip(*batch, sources, targets, strict=True):
+        assert ids[mask.bool()].tolist() == source
+        assert not ids[len(source) :].any()
+        assert labels.tolist() == target + [-100] * (len(labels) - len(target))
+
+
+def test_batches_of_unequal_parts_or_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="2 sources and 1 targets"):
+        collate_seq2seq([[1], [2]], [[1]], 0)
+    with pytest.raises(ValueError, match="needs rows"):
+        collate_seq2seq([], [], 0)
+    with pytest.raises(ValueError, match="1 passages, 2 own templates"):
+        collate_questions([[1]], [0, 1], [], 0)

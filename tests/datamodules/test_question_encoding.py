@@ -1,0 +1,137 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.almanac import almanac_question_tokenizer, almanac_tokenizer, passages
+from datamodules.batches import Example
+from datamodules.question_encoding import QuestionEncoder
+from datamodules.question_rows import read_examples
+from datamodules.question_tokens import QUESTION_TOKENS, add_question_tokens
+from datamodules.wrong_input import WrongInput
+
+CONTEXT = "Ada Holm founded the bakery in Mill Lane. Ada opens it at 7 o'clock."
+TEMPLATE = "Who founded [MASK] in [MASK] ?"
+TOKENIZER = almanac_question_tokenizer()
+
+
+def at(answer: str, start: int | None = None) -> Example:
+    return Example("row 1", CONTEXT, answer, CONTEXT.index(answer) if start is None else start, "Who?")
+
+
+def written(ids) -> str:
+    return " ".join(TOKENIZER.convert_ids_to_tokens(ids)).replace("▁", "")
+
+
+def encoder(max_length: int = 100) -> QuestionEncoder:
+    return QuestionEncoder(TOKENIZER, max_length)
+
+
+def test_the_answer_is_marked_where_it_is_annotated_not_where_it_first_stands():
+    assert written(encoder().passage(at("Ada", 42))) == (
+        "Ada Holm founded the bakery in Mill Lane . <hl> Ada <hl> opens it at 7 o'clock . </s>"
+    )
+
+
+def test_an_answer_at_offset_0_is_marked_there():
+    assert written(encoder().passage(at("Ada", 0))).startswith("<hl> Ada <hl> Holm founded")
+
+
+def test_template_and_question_come_last_behind_one_separator():
+    styled = written(encoder().styled(at("Mill Lane"), TEMPLATE))
+    assert styled.endswith("<sep> Who founded [MASK] in [MASK] ? </s>")
+    assert styled.startswith("Ada Holm founded the bakery in <hl> Mill Lane <hl> . Ada")
+    assert written(encoder().qa(CONTEXT, "Who opens the bakery?")) == (
+        "Ada Holm founded the bakery in Mill Lane . Ada opens it at 7 o'clock . <sep> Who opens the bakery ? </s>"
+    )
+
+
+def test_masks_are_one_token_however_they_are_written():
+    upper, lower = (encoder().styled(at("Ada"), text) for text in ("Who saw [MASK]?", "Who saw [mask]?"))
+    assert upper == lower
+    assert upper.count(TOKENIZER.get_vocab()["[MASK]"]) == 1
+
+
+def test_no_template_is_the_marked_passage_alone():
+    assert encoder().styled(at("Ada"), "") == encoder().passage(at("Ada"))
+
+
+LONG = [example for example in read_examples(passages(0, "train", 20, 6)).examples]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(LONG), st.integers(20, 200), st.sampled_from(["", TEMPLATE, "what is it ?"]))
+def test_the_passage_is_cut_around_the_answer_and_nothing_else_is(example, max_length, template):
+    made = QuestionEncoder(TOKENIZER, max_length).marked(example, template)
+    whole = QuestionEncoder(TOKENIZER, 10_000).marked(example, template).ids
+    assert len(made.ids) == min(max_length, len(whole))
+    assert len(made.ids) + made.cut == len(whole)
+    highlight, separator = (TOKENIZER.get_vocab()[token] for token in QUESTION_TOKENS[:2])
+    first, second = (n for n, token in enumerate(made.ids) if token == highlight)
+    assert TOKENIZER.decode(made.ids[first + 1 : second]) == example.answer
+    if template:  # the template survives whole, at the very end
+        tail = whole[whole.index(separator) :]
+        assert made.ids[-len(tail) :] == tail
+        assert written(tail) == f"<sep> {written(TOKENIZER(template)['input_ids'])}"
+    end = made.ids.index(separator) if template else len(made.ids) - 1
+    left, right = first, end - second - 1
+    whole_left = whole.index(highlight)
+    whole_right = len(whole) - whole_left - (second - first + 1) - (len(made.ids) - end)
+    assert abs(left - right) <= 1 or left == whole_left or right == whole_right
+    # what is left of the passage stands next to the answer, in one piece
+    start = whole_left - left
+    assert whole[start : start + end] == made.ids[:end]
+
+
+def test_a_cut_passage_keeps_the_answers_surroundings_for_the_answerer():
+    example = LONG[0]
+    span = example.answer_start, example.answer_start + len(example.answer)
+    answer = encoder().target(example.answer, 50).ids[:-1]
+    kept = encoder(30).asked(example.context, "Who is it?", span)
+    assert len(kept.ids) == 30
+    assert kept.cut > 0
+    assert written(answer) in written(kept.ids)
+    beginning = encoder(30).qa(example.context, "Who is it?")
+    assert written(beginning).startswith(written(encoder(500).qa(example.context, "Who is it?"))[:60])
+    both = [encoder(500).qa(example.context, "Who is it?", where) for where in (span, None)]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("length", [5, 8])
+def test_what_must_not_be_cut_and_finds_no_room_is_refused(length):
+    with pytest.raises(WrongInput, match=f"the maximum is {length}") as error:
+        encoder(length).styled(at("Mill Lane"), TEMPLATE)
+    assert "row 1" in str(error.value)
+    with pytest.raises(WrongInput, match="has 5 tokens and the maximum is 4"):
+        encoder(4).passage(at("Mill Lane"))
+    assert len(encoder(5).passage(at("Mill Lane"))) == 5
+
+
+def test_targets_always_end():
+    whole = encoder().target("Who founded it?", 10)
+    assert (written(whole.ids), whole.cut) == ("Who founded it ? </s>", 0)
+    short = encoder().target("Who founded it?", 3)
+    assert (written(short.ids), short.cut) == ("Who founded </s>", 2)
+
+
+def test_what_looks_like_a_special_token_in_a_passage_is_text():
+    special = {TOKENIZER.get_vocab()[token] for token in (*QUESTION_TOKENS, "</s>", "<pad>")}
+    context = "Ada <hl> wrote </s> and <sep> or [MASK] <pad> Holm"
+    made = encoder().qa(context, "Who <sep> </s>?")
+    assert [token for token in made if token in special] == [TOKENIZER.get_vocab()["<sep>"], TOKENIZER.eos_token_id]
+    marked = encoder().passage(Example("row 1", context, "Holm", context.index("Holm"), ""))
+    assert sum(token in special for token in marked) == 3
+
+
+def test_a_tokenizer_that_lacks_the_tokens_is_refused_until_they_are_added():
+    tokenizer = almanac_tokenizer(500)
+    with pytest.raises(WrongInput, match=r"lacks <hl>, <sep>, \[MASK\]"):
+        QuestionEncoder(tokenizer, 100)
+    before = len(tokenizer)
+    assert add_question_tokens(tokenizer) == list(QUESTION_TOKENS)
+    assert add_question_tokens(tokenizer) == []
+    assert len(tokenizer) == before + 3
+    ids = QuestionEncoder(tokenizer, 100).styled(at("Mill Lane"), TEMPLATE)
+    assert tokenizer.decode(ids[:-1]) == (
+        "Ada Holm founded the bakery in<hl> Mill Lane<hl>. Ada opens it at 7 o'clock."
+        "<sep>Who founded [MASK] in [MASK] ?"
+    )
