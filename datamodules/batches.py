@@ -92,6 +92,8 @@ class Workload(NamedTuple):
     """By what a trace's times were multiplied; None without a trace."""
     requests: list[LoadRequest]
     """By arrival."""
+    measured_s: float | None = None
+    """How long the measured ones arrive, in seconds; None where all come at once."""
 
 
 class Example(NamedTuple):

@@ -1,6 +1,5 @@
 """Logs of served workloads, and an index of what each was."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ class ServedLogs(Callback):
     Args:
         folder: Where the logs go.
         index: JSON lines beside them: ``id`` (the log's name), ``model``, ``scheduler``, ``load``, ``rate_rps``,
-            ``offered_rps`` (measured arrivals over their time), ``time_scale``, ``seed``, ``requests``, ``warmup``.
+            ``offered_rps`` (what really arrived), ``time_scale``, ``seed``, ``requests``, ``warmup``.
     """
 
     def __init__(self, folder: str | Path, index: str | Path):
@@ -35,19 +34,18 @@ class ServedLogs(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """One workload is done: the index first, since the log says that it is."""
-        measured = [request.arrival_s for request in batch.requests if request.measured]
-        span = measured[-1] - measured[0]
+        measured = sum(request.measured for request in batch.requests)
         line = {
             "id": batch.name,
             "model": batch.model,
             "scheduler": batch.scheduler,
             "load": batch.load,
             "rate_rps": batch.rate_rps,
-            "offered_rps": (len(measured) - 1) / span if span else math.nan,
+            "offered_rps": measured / batch.measured_s if batch.measured_s else None,
             "time_scale": batch.time_scale,
             "seed": batch.seed,
-            "requests": len(measured),
-            "warmup": len(batch.requests) - len(measured),
+            "requests": measured,
+            "warmup": len(batch.requests) - measured,
         }
-        self.index.append([{key: None if value != value else value for key, value in line.items()}])
+        self.index.append([line])
         write_log(self.folder / f"{batch.name}.jsonl", to_requests(outputs))

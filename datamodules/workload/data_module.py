@@ -81,7 +81,7 @@ class BurstDataModule(_Workloads):
 class _Rate(NamedTuple):
     load: float | None
     rate_rps: float
-    time_scale: float | None
+    time_scale: float | None  # where it is what was given
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class WorkloadDataModule(_Workloads):
         duration_s: Of the measured arrivals.
         warmup_s: Of the arrivals before them.
         loads: Rates as multiples of what the models can carry, which is read from `capacity`.
-        rates: Mean arrivals a second.
+        rates: Mean arrivals a second; of a trace, the next so many of its requests in the time, closer or wider.
         time_scales: By what the trace's times are multiplied.
         trace: File whose arrivals and lengths are replayed (see ``read_trace``); null: Poisson arrivals.
         capacity: File with the requests a second that each model can carry, for `loads`.
@@ -156,32 +156,40 @@ class WorkloadDataModule(_Workloads):
                     for seed in self.seeds:
                         name = f"{model}-{scheduler}-{rate.name}-seed{seed}"
                         if not (self.folder / f"{name}.jsonl").exists():
-                            requests = self._requests(rate, seed)
+                            requests, scale = self._requests(rate, seed)
                             if not any(request.measured for request in requests):
                                 mend = "raise duration_s or the rate, or give a longer trace"
                                 raise WrongInput(f"workload {name} has no request", "duration_s", mend)
-                            yield Workload(name, model, scheduler, *rate[:2], seed, rate.time_scale, requests)
+                            told = rate.load, rate.rate_rps, seed, scale
+                            yield Workload(name, model, scheduler, *told, requests, self.duration_s)
 
-    def _requests(self, rate: _Rate, seed: int) -> list[LoadRequest]:
-        """What comes in at a rate; of a trace each seed has a stretch of its own."""
-        whole, trace = self.warmup_s + self.duration_s, None
-        if self.trace is None or rate.time_scale is None:
+    def _requests(self, rate: _Rate, seed: int) -> tuple[list[LoadRequest], float | None]:
+        """What comes in at a rate, and the time scale; of a trace each seed has a stretch of its own."""
+        whole, place = self.warmup_s + self.duration_s, self.seeds.index(seed)
+        trace, scale = self.trace, rate.time_scale
+        if trace is None:
             arrivals = poisson_arrivals(rate.rate_rps, whole, seed)
-        else:
-            trace = self.trace.since(self.seeds.index(seed) * whole / rate.time_scale)
-            arrivals = replayed_arrivals(trace, rate.time_scale, whole)
-        return self.prompts.requests(arrivals, seed, warmup_s=self.warmup_s, trace=trace)
+        elif scale is not None:
+            trace = trace.since(place * whole / scale)
+            arrivals = replayed_arrivals(trace, scale, whole)
+        else:  # as many requests as the rate asks for: recorded services are idle for minutes, then busy
+            count = max(2, round(rate.rate_rps * whole))
+            trace = trace.stretch(place * count, count)
+            span = float(trace.arrival_s[-1]) if len(trace.arrival_s) == count else 0.0
+            if not span:
+                mend = "give a longer one, or fewer seeds, lower loads or a shorter duration_s"
+                raise WrongInput(f"the trace is over before seed {seed} at {rate.rate_rps:.4g}/s", "trace", mend)
+            scale = whole * (count - 1) / count / span
+            arrivals = trace.arrival_s * scale
+        return self.prompts.requests(arrivals, seed, warmup_s=self.warmup_s, trace=trace), scale
 
     def _rates(self, carried_rps: float) -> list[_Rate]:
         if self.kind == "loads":
-            rates = [_Rate(load, load * carried_rps, None) for load in self.values]
-        elif self.kind == "rates":
-            rates = [_Rate(None, rate, None) for rate in self.values]
-        else:
-            rates = [_Rate(None, self.trace.rate_rps / scale, scale) for scale in self.values]  # type: ignore[union-attr]
-        if self.trace is None:
-            return rates
-        return [rate._replace(time_scale=self.trace.rate_rps / rate.rate_rps) for rate in rates]
+            return [_Rate(load, load * carried_rps, None) for load in self.values]
+        if self.kind == "rates":
+            return [_Rate(None, rate, None) for rate in self.values]
+        assert self.trace is not None
+        return [_Rate(None, self.trace.rate_rps / scale, scale) for scale in self.values]
 
     def _carried(self) -> dict[str, float]:
         """Requests a second by model."""

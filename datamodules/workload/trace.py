@@ -33,6 +33,12 @@ class Trace(NamedTuple):
         first = int(np.searchsorted(self.arrival_s, start_s))
         return Trace(self.arrival_s[first:] - start_s, self.context_tokens[first:], self.generated_tokens[first:])
 
+    def stretch(self, first: int, count: int) -> "Trace":
+        """`count` requests from number `first` on, whose first is at 0; fewer if the trace is over by then."""
+        times = self.arrival_s[first : first + count]
+        lengths = self.context_tokens[first : first + count], self.generated_tokens[first : first + count]
+        return Trace(times - times[:1], *lengths)
+
 
 def read_trace(path: str | Path) -> Trace:
     """Read a trace in the format of Azure's public LLM traces: CSV with the columns of ``COLUMNS``.

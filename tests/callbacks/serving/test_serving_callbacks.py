@@ -34,7 +34,7 @@ TRAINER = FakeTrainer()
 
 def workload(name="m-fifo-load1-seed0", arrivals=(0.0, 1.0, 3.0), warmup=1, model="m"):
     requests = [LoadRequest(str(n), at, [1, 2, 3], 2, n >= warmup) for n, at in enumerate(arrivals)]
-    return Workload(name, model, "fifo", 1.0, 0.7, 0, None, requests)
+    return Workload(name, model, "fifo", 1.0, 0.7, 0, None, requests, 4.0)
 
 
 def test_a_capacity_is_the_median_burst(tmp_path):

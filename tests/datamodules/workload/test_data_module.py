@@ -88,9 +88,23 @@ def test_a_trace_gives_arrivals_and_lengths(pool, tmp_path, trace):
 
 
 def test_a_trace_is_scaled_to_a_rate(pool, tmp_path, trace):
-    found = list(made(pool, tmp_path, ["a"], ["fifo"], rates=[4.0], seeds=[0], trace=trace).workloads())
-    assert found[0].time_scale == pytest.approx(0.5)
-    assert len(found[0].requests) == 20
+    found = list(made(pool, tmp_path, ["a"], ["fifo"], rates=[4.0], trace=trace).workloads())
+    assert [one.time_scale for one in found] == pytest.approx([0.5, 0.5])
+    assert [len(one.requests) for one in found] == [20, 20]
+    np.testing.assert_allclose([request.arrival_s for request in found[0].requests], 0.25 * np.arange(20), atol=1e-9)
+    assert [len(one.requests[0].input_ids) for one in found] == [3, 23]  # each seed has its own stretch
+
+
+def test_idle_stretches_of_a_trace_leave_no_load_empty(pool, tmp_path):
+    times = [0.0, 0.1, 0.2, 900.0, 900.1, 1800.0, 1800.5, 1900.0]
+    (tmp_path / "idle.csv").write_text(
+        "\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *(f"{time},5,2" for time in times)])
+    )
+    given = {"rates": [0.8], "seeds": [0, 1], "trace": str(tmp_path / "idle.csv")}
+    found = list(made(pool, tmp_path, ["a"], ["fifo"], **given).workloads())
+    assert [len(one.requests) for one in found] == [4, 4]
+    assert all(one.requests[-1].arrival_s == pytest.approx(5 * 3 / 4) for one in found)
+    assert found[0].time_scale != found[1].time_scale
 
 
 def test_bursts_come_all_at_once(pool):
@@ -124,6 +138,8 @@ def test_a_workload_without_a_request_is_refused(pool, tmp_path, trace):
         list(made(pool, tmp_path, rates=[1e-6]).workloads())
     with pytest.raises(WrongInput, match="longer trace"):
         list(made(pool, tmp_path, rates=None, time_scales=[0.01], trace=trace, seeds=list(range(9))).workloads())
+    with pytest.raises(WrongInput, match="the trace is over before seed 5"):
+        list(made(pool, tmp_path, rates=[15.0], trace=trace, seeds=list(range(9))).workloads())
 
 
 @pytest.mark.parametrize(
