@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
@@ -42,7 +43,8 @@ def check_config(config: DictConfig) -> None:
     """Refuse a config that cannot run, before any stage has started.
 
     Raises:
-        WrongInput: A value left at ``???``, or a stage that the experiment does not have.
+        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that a callback
+            refuses which its stage lists as ``checked_first``: it would be found only after hours of other stages.
     """
     stages = list(config.get("stages") or [])
     known = list(config.get("stage") or {})
@@ -52,7 +54,9 @@ def check_config(config: DictConfig) -> None:
         if name not in known:
             raise WrongInput(f"no stage {name!r} in this experiment", "stages", f"choose of {', '.join(known)}")
     for name in stages:
-        stage_config(config, name)
+        stage = stage_config(config, name)
+        for part in stage.get("checked_first") or []:  # what refuses wrong settings when it is made, and does no more
+            hydra.utils.instantiate(stage["callbacks"][part], _convert_="all")
 
 
 def stage_config(config: DictConfig, name: str) -> dict[str, Any]:

@@ -99,3 +99,10 @@ def test_wrong_settings_end_in_one_line(command, tmp_path, wrong, said):
     assert said in line
     assert "Traceback" not in err
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_wrong_reader_is_refused_before_anything_is_served(command, tmp_path):
+    code, err = command(*TINY, "penalty=cubic", f"hydra.run.dir={tmp_path}/out")
+    assert code == 2
+    assert "penalty" in err
+    assert not (tmp_path / "out" / "capacity").exists()
