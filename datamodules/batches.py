@@ -62,3 +62,42 @@ class PromptBatch(NamedTuple):
     """N names that lead back to the data."""
     seed: int
     """Of this batch's sampling: the same prompts get the same responses wherever a run was interrupted."""
+
+
+class Example(NamedTuple):
+    """A passage with the answer that a question is wanted for."""
+
+    id: str
+    """Leads back to the data: ``"FILE:ROW"`` or the data set's own id."""
+    context: str
+    """The passage."""
+    answer: str
+    """A span of the passage."""
+    answer_start: int
+    """Its first character in the passage; 0 is a place like any other."""
+    question: str
+    """The annotated question."""
+
+
+class QuestionBatch(NamedTuple):
+    """Passages to be asked about, right-padded. B = passages."""
+
+    input_ids: Tensor
+    """(B, L) int64: the marked passage, without template."""
+    attention_mask: Tensor
+    """(B, L) int64."""
+    own_template: Tensor
+    """(B,) int64: where the annotated question's own template stands in the bank, -1 if it does not."""
+    examples: list[Example]
+    """B examples: what rewards, templates and tables are made from."""
+
+
+class Seq2SeqBatch(NamedTuple):
+    """Inputs with what is to be written, both right-padded: what an encoder–decoder is fine-tuned from."""
+
+    input_ids: Tensor
+    """(B, L) int64."""
+    attention_mask: Tensor
+    """(B, L) int64."""
+    labels: Tensor
+    """(B, T) int64, the end token included; -100 on padding."""
