@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -50,6 +51,12 @@ def label_states(model: PreTrainedModel, encoded: Tensor, attention_mask: Tensor
     mask = labels != IGNORED
     hidden = decoder_states(model, encoded, attention_mask, labels)
     return LabelStates(hidden[mask], labels[mask], mask.nonzero()[:, 0])
+
+
+def label_logits(states: LabelStates, head: OutputHead) -> Tensor:
+    """Logits (T, V) of the labels' distributions, differentiable, all at once: what a divergence is made from."""
+    logits = F.linear(states.hidden, head.weight.to(states.hidden.dtype), head.bias) * head.scale
+    return logits if head.softcap is None else head.softcap * (logits / head.softcap).tanh()
 
 
 @torch.no_grad()

@@ -145,21 +145,21 @@ def retriever_loss(
 def token_divergence(policy_logits: Tensor, frozen_logits: Tensor) -> Tensor:
     """KL(p_θ ‖ p_θ*) of each next-token distribution, over the full vocabulary, differentiable in both.
 
-    Given the tokens before: how θ changes the prefixes that are sampled is left to the reward's gradient.
+    Given the tokens before: how θ changes the prefixes that are sampled is left out, as in the released code.
 
     Args:
-        policy_logits: (N, T, V).
-        frozen_logits: (N, T, V), at the same positions.
+        policy_logits: (T, V), T = tokens of all questions, end to end.
+        frozen_logits: (T, V), at the same positions.
 
     Returns:
-        (N, T), nats, float32 or wider.
+        (T,), nats, float32 or wider.
 
     Raises:
         ValueError: Shapes disagree.
     """
-    if policy_logits.ndim != 3 or policy_logits.shape != frozen_logits.shape:
+    if policy_logits.ndim != 2 or policy_logits.shape != frozen_logits.shape:
         raise ValueError(
-            f"logits must both be (N, T, V), got {tuple(policy_logits.shape)} and {tuple(frozen_logits.shape)}"
+            f"logits must both be (T, V), got {tuple(policy_logits.shape)} and {tuple(frozen_logits.shape)}"
         )
     wide = torch.float64 if policy_logits.dtype == torch.float64 else torch.float32
     log_p, log_q = policy_logits.to(wide).log_softmax(-1), frozen_logits.to(wide).log_softmax(-1)
