@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import build_encoder, build_seq2seq_model, freeze
-from lightning_modules.rast import StyleRetriever
+from lightning_modules.rast import StyleRetriever, consistency
 from lightning_modules.rast.objective import objective
 from lightning_modules.rast.rewards import jaccard
 from lightning_modules.sampling import Sampling
@@ -259,13 +259,13 @@ def test_the_generators_reward_rises(rast, small_t5, question_batch, batches, tr
     """A reward that asks for one word can be learnt by the generator alone."""
     rewards = {"red": lambda asked: torch.tensor([y.split().count("red") / 6 for y in asked.questions])}
     settings = {"rewards": rewards, "reward_weights": {"red": 1.0}, "qa": None, "vanilla": None, "kl_weight": 0.0}
-    settings["generator"] = {**small_t5, "initializer_factor": 0.3}  # nearly uniform: every word has its chance
+    settings["generator"] = {**small_t5, "initializer_factor": 1.0}  # unsure: every word has its chance
     settings["sampling"] = Sampling(max_new_tokens=6)
     for baseline in ("self_critical", "group"):
         torch.manual_seed(0)
         module = rast(**settings, baseline=baseline, train_retriever=False, clip=1.0)
         before = rollout_of(module, question_batch()).parts["red"].mean()
-        trainer(max_epochs=60).fit(module, datamodule=batches([question_batch()]))
+        trainer(max_epochs=40).fit(module, datamodule=batches([question_batch()]))
         after = rollout_of(module, question_batch()).parts["red"].mean()
         assert after > before + 0.4, baseline
 
@@ -286,8 +286,8 @@ def test_the_retrievers_reward_rises(rast, question_batch, batches, trainer):
             return (found.logps.exp() * who[found.positions]).sum(1).mean().item()
 
         before = mass()
-        trainer(max_epochs=100).fit(module, datamodule=batches([batch]))
-        assert mass() > before + 0.08, (baseline, cluster)
+        trainer(max_epochs=60).fit(module, datamodule=batches([batch]))
+        assert mass() > before + 0.06, (baseline, cluster)
 
 
 def fitted(rast, data, trainer, epochs=1, **settings):
@@ -306,6 +306,11 @@ CERTAIN = {
     "sampling": GREEDY,
     "retriever": {"cluster": one_each, "candidates": 3},
     "baseline": "none",
+    "rewards": {
+        "consistency": consistency,
+        "length": lambda asked: torch.tensor([len(z) / 9 for z in asked.templates]),
+    },
+    "reward_weights": {"consistency": 1.0, "length": 1.0},  # templates of different worth, though questions are alike
     "clip": math.inf,
     "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1),
     "retriever_optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1),
@@ -326,7 +331,8 @@ def test_accumulated_batches_give_their_mean(rast, question_batch, batches, trai
     once, _ = fitted(rast, batches([b]), trainer, **CERTAIN)
     start = rast()
     start.configure_model()
-    assert (once.policy.shared.weight - start.policy.shared.weight).abs().max() > 1e-4
+    for part, other in zip(once.trained_parts(), start.trained_parts(), strict=True):
+        assert max((p - q).abs().max() for p, q in zip(part.parameters(), other.parameters(), strict=True)) > 1e-4
     for accumulate, given, like in ((2, [b, b], once), (4, [b, b, b], once)):
         module, fit = fitted(rast, batches(given), trainer, accumulate=accumulate, **CERTAIN)
         assert fit.global_step == 1
@@ -369,7 +375,7 @@ def test_each_part_is_clipped_by_itself(rast, question_batch, batches, trainer, 
     for key, part, start in zip(("", "retriever_"), module.trained_parts(), starts, strict=True):
         assert fit.logged_metrics[f"rast/train/{key}grad_norm"] > clip
         moves = [(p - q).norm() for p, q in zip(part.parameters(), start.parameters(), strict=True)]
-        assert torch.stack(moves).norm() == pytest.approx(0.1 * clip, rel=1e-2)
+        assert torch.stack(moves).norm().item() == pytest.approx(0.1 * clip, rel=1e-2)
 
 
 def test_each_setting_changes_what_it_says(rast, question_batch, batches, trainer, folders):
