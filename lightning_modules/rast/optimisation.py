@@ -90,6 +90,9 @@ class TwoOptimizersModule(PolicyModule):
             zip(_listed(self.optimizers()), _listed(self.lr_schedulers()), self.trained_parts(), strict=True)
         ):
             norm = nn.utils.clip_grad_norm_([p for p in part.parameters() if p.requires_grad], self.clip)
+            if not norm.isfinite():  # a step with it would spoil the weights, which only the next batch would tell
+                told = f"the gradient's norm is {norm.item()} at step {self.global_step}"
+                raise WrongInput(told, f"stage {self.name}, batch {batch_idx}", "lower the learning rate")
             optimizer: Optimizer = wrapped.optimizer
             taken.append((optimizer.param_groups[0]["lr"], norm))
             # Lightning counts every step that it sees, and checkpoints and max_steps by it: it sees the first part's.

@@ -179,6 +179,10 @@ class StyleRetriever(nn.Module):
         found = self.retrieve(queries, own)
         if found.positions.shape[1] < count:
             self.check_count(count + 1, "templates")  # own ones left out
+        if not found.scores.isfinite().all():
+            raise WrongInput(
+                "retrieval scores are no numbers", "retriever", "start from sound weights, or lower its lr"
+            )
         rows = [[self.bank.templates[int(i)] for i in row] for row in found.positions.tolist()]
         try:
             labels = None if self.cluster is None else [list(self.cluster(row, count)) for row in rows]

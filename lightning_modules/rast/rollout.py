@@ -115,6 +115,7 @@ class Questioner:
             questions += write(policy, self.tokenizer, encoded.detached(), self.greedily).texts
         times = len(questions) // len(examples)
         marks, nlls = self._mark(questions, templates * times, examples * times, frozen.qa)
+        marks = {name: mark.to(encoded.states.device) for name, mark in marks.items()}
         sampled = {name: mark[: len(examples)].view(-1, self.count) for name, mark in marks.items()}
         baseline = {name: mark[len(examples) :].view(-1, self.count) for name, mark in marks.items()}
         asked = Asked(written.texts, templates, examples, None if nlls is None else nlls[: len(examples)])
@@ -153,8 +154,7 @@ class Questioner:
         except RewardError as error:
             where = "rewards" if error.row is None else f"example {examples[error.row].id}, {questions[error.row]!r}"
             raise WrongInput(str(error), where, f"mend the reward {error.reward}, or leave it out") from error
-        device = None if nlls is None else nlls.device
-        return {name: mark.to(device) for name, mark in marks.items()}, nlls
+        return marks, nlls
 
     @property
     def _pad(self) -> int:

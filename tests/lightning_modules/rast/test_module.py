@@ -534,12 +534,24 @@ def test_a_reward_that_is_no_number_names_reward_and_example(rast, question_batc
     assert "example facts.jsonl:3, " in str(error.value)
 
 
-def test_a_loss_that_is_no_number_names_the_examples(rast, question_batch, batches, trainer):
-    module = rast()
-    module.configure_model()
-    torch.nn.init.constant_(module.retriever.query_encoder.encoder.final_layer_norm.weight, math.nan)
-    with pytest.raises((WrongInput, RuntimeError)):
-        trainer().fit(module, datamodule=batches([question_batch()]))
+def test_weights_that_are_no_numbers(rast, question_batch, batches, trainer):
+    for setting, match in (
+        ("retriever", "retrieval scores are no numbers"),
+        ("gradient", r"the gradient's norm is nan at step 0 \(stage rast, batch 0\)"),
+        ("loss", r"the loss is nan at step 0 \(stage rast, rows facts.jsonl:1, facts.jsonl:2, "),
+    ):
+        module = rast()
+        module.configure_model()
+        if setting == "retriever":
+            torch.nn.init.constant_(module.retriever.query_encoder.encoder.final_layer_norm.weight, math.nan)
+        elif setting == "gradient":
+            module.policy.shared.weight.register_hook(lambda gradient: gradient * math.nan)
+        else:
+            torch.nn.init.constant_(module._frozen.reference.decoder.final_layer_norm.weight, math.nan)
+        before = [p.detach().clone() for p in module.policy.parameters()]
+        with pytest.raises(WrongInput, match=match):
+            trainer().fit(module, datamodule=batches([question_batch()]))
+        assert all(torch.equal(p, q) for p, q in zip(module.policy.parameters(), before, strict=True))
 
 
 def test_trainers_that_are_refused(rast, question_batch, batches, trainer):
