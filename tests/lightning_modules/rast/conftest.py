@@ -49,7 +49,7 @@ FACTS = [
     ("bea moor built the mill in 1911", "1911", "when built bea moor the mill ?"),
 ]
 SMALL = {"model_type": "t5", "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 1}
-SMALL |= {"dropout_rate": 0.3, "initializer_factor": 1.5}  # dropout that must not be at work
+SMALL |= {"dropout_rate": 0.3, "initializer_factor": 0.8}  # dropout that must not be at work
 EXAMPLES = [Example(f"facts.jsonl:{i}", c, a, c.index(a), q) for i, (c, a, q) in enumerate(FACTS, 1)]
 
 
