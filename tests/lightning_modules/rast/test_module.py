@@ -106,9 +106,9 @@ def naive(module, rollout, baseline, reward_mode, weight=0.1, beta=0.014):
 @pytest.mark.parametrize("reward_mode", ["paper", "authors"])
 @pytest.mark.parametrize("baseline", ["self_critical", "group", "none"])
 def test_loss_and_gradients_are_the_naive_ones(baseline, reward_mode, rast, question_batch):
-    sampling = Sampling(top_p=0.95, top_k=30, max_new_tokens=12)  # some end before, some do not
+    sampling = Sampling(max_new_tokens=12)  # some end before, some do not
     module = moved(rast(baseline=baseline, reward_mode=reward_mode, sampling=sampling))
-    rollout = rollout_of(module, question_batch())
+    rollout = rollout_of(module, question_batch((0, 1, 2, 3) * 2))
     assert (rollout.greedy_parts is not None) == (baseline == "self_critical")
     assert rollout.written.finished.any()
     assert not rollout.written.finished.all()
@@ -121,8 +121,8 @@ def test_loss_and_gradients_are_the_naive_ones(baseline, reward_mode, rast, ques
         parameters = [p for part in module.trained_parts() for p in part.parameters()]
         grads.append(torch.autograd.grad(value, parameters, retain_graph=True))
     for p, q in zip(*grads, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
-    assert max(p.abs().max() for p in grads[0]) > 1e-2
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-6)
+    assert max(p.abs().max() for p in grads[0]) > 1e-3
 
 
 def test_rewards_are_the_naive_ones(rast, question_batch):
