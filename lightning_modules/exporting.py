@@ -4,6 +4,7 @@ import copy
 import errno
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,8 +13,19 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lightning_modules.language_model import stop_token_ids
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    beside: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None = None,
+) -> None:
     """Write a Hugging Face folder (safetensors, tokenizer, chat template, generation config), aside, then rename.
+
+    Args:
+        model: What is written.
+        tokenizer: Goes with it.
+        folder: Where to.
+        beside: Name → further models with their tokenizers, for folders of these names inside.
 
     Raises:
         OSError: The folder cannot be written; what stood there before is untouched.
@@ -22,9 +34,11 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     try:
-        model.generation_config = _exported_generation_config(model, tokenizer)
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        for name, (part, its_tokenizer) in {".": (model, tokenizer), **(beside or {})}.items():
+            if part.can_generate():
+                part.generation_config = _exported_generation_config(part, its_tokenizer)
+            part.save_pretrained(aside / name)
+            its_tokenizer.save_pretrained(aside / name)
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
             folder.rename(before)

@@ -1,21 +1,22 @@
 """Build, load and freeze language models: the only place that touches transformers' model classes."""
 
-import textwrap
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTextEncoding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from datamodules.wrong_input import WrongInput
+from lightning_modules.loading import ModelSource, build_from, config_of
 from lightning_modules.logprobs import OutputHead, logits_of
-
-ModelSource = str | Path | Mapping[str, Any]
-"""A Hugging Face folder or Hub id to load, or the fields of a new model's config (``model_type`` among them)."""
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+from lightning_modules.seq2seq import decoder_states, encoder_states
 
 
 def build_language_model(
@@ -38,15 +39,63 @@ def build_language_model(
     Raises:
         WrongInput: The source is no model or lacks weights, or a new model's config is not accepted.
     """
-    if dtype not in DTYPES:
-        raise WrongInput(f"unknown dtype {dtype!r}", "dtype", f"one of {', '.join(DTYPES)}")
-    if isinstance(source, Mapping):
-        model = _new_model(source, tokenizer, DTYPES[dtype], attn_implementation)
-    else:
-        model = _load_model(str(source), DTYPES[dtype], attn_implementation)
-    _check_head(model)
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation)
+    return _ready(model, gradient_checkpointing)
+
+
+def build_seq2seq_model(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel:
+    """The same of an encoder–decoder (T5, BART, …).
+
+    A loaded model gets vocabulary rows for tokens that were added to the tokenizer since (marks and masks); spare rows
+    that it has are used first. Arguments and errors: see ``build_language_model``.
+    """
+    model = build_from(source, tokenizer, AutoModelForSeq2SeqLM, dtype, attn_implementation)
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        raise WrongInput(
+            f"{type(model).__name__} has no token to start decoding with",
+            str(model.config.name_or_path or "model"),
+            "give the tokenizer a padding token, or the config a decoder_start_token_id",
+        )
+    if tokenizer is not None and len(tokenizer) > output_head(model).weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return _ready(model, gradient_checkpointing)
+
+
+def build_model(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None, **build: Any) -> PreTrainedModel:
+    """An encoder–decoder if the source is one, else a causal language model; see ``build_language_model``."""
+    two_parts = getattr(config_of(source), "is_encoder_decoder", False)
+    return (build_seq2seq_model if two_parts else build_language_model)(source, tokenizer, **build)
+
+
+def build_encoder(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """A text encoder: of an encoder–decoder its first half, of any other family the model without its head.
+
+    Arguments and errors: see ``build_language_model``. A pooler, which mean pooling leaves unused, gets no gradient.
+    """
+    of_two = type(config_of(source)) in AutoModelForTextEncoding._model_mapping
+    model = build_from(source, tokenizer, AutoModelForTextEncoding if of_two else AutoModel, dtype, attn_implementation)
+    if getattr(model.config, "is_encoder_decoder", False) and not of_two:
+        raise WrongInput(
+            f"the encoder of {type(model).__name__} cannot be had alone", "encoder", "use T5 or an encoder of its own"
+        )
+    rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    if tokenizer is not None and len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("pooler" not in name)
     return model
 
 
@@ -85,6 +134,8 @@ def output_head(model: PreTrainedModel, vocabulary: int | None = None) -> Output
         weight, bias = weight[:vocabulary], None if bias is None else bias[:vocabulary]
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
+    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+        scale *= config.d_model**-0.5
     divisor = getattr(config, "logits_scaling", None) or 1.0
     return OutputHead(weight, bias, scale / divisor, getattr(config, "final_logit_softcapping", None))
 
@@ -96,43 +147,10 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return sorted({i for i in [tokenizer.eos_token_id, *listed] if i is not None})
 
 
-def _new_model(
-    fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype, attn: str | None
-) -> PreTrainedModel:
-    settings = dict(fields)
-    if "model_type" not in settings:
-        raise WrongInput("a new model's config has no model_type", "model", "name a family, e.g. model_type: qwen2")
-    if tokenizer is not None:
-        settings.setdefault("vocab_size", len(tokenizer))
-        settings["eos_token_id"], settings["pad_token_id"] = tokenizer.eos_token_id, tokenizer.pad_token_id
-        settings.setdefault("bos_token_id", tokenizer.bos_token_id)
-    try:
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn)
-    except Exception as error:  # transformers checks little itself: whatever the wrong field leads to comes out
-        raise WrongInput(
-            f"no model can be made of it: {_reason(error)}", "model", "see transformers' config fields"
-        ) from error
-
-
-def _load_model(source: str, dtype: torch.dtype, attn: str | None) -> PreTrainedModel:
-    path = Path(source)
-    if not path.is_dir() and (path.is_absolute() or path.is_file() or source.startswith(".")):
-        raise WrongInput("there is no such folder", source, "name a Hugging Face model folder or a Hub id")
-    try:
-        settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn, "output_loading_info": True}
-        model, info = AutoModelForCausalLM.from_pretrained(source, **settings)  # type: ignore[misc]
-    except Exception as error:  # a dozen kinds, from the config's checks to safetensors'
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            raise  # the disk's own trouble, told as such
-        raise WrongInput(
-            f"no model can be loaded: {_reason(error)}", source, "name a Hugging Face model folder or a Hub id"
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        # transformers fills them with random numbers and goes on
-        raise WrongInput(
-            f"{len(missing)} weights are missing, {missing[0]} first", source, "download or export it again"
-        )
+def _ready(model: PreTrainedModel, gradient_checkpointing: bool) -> PreTrainedModel:
+    _check_head(model)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -141,8 +159,14 @@ def _check_head(model: PreTrainedModel) -> None:
     """Refuse a model whose logits ``output_head`` does not reproduce: every log-probability would be wrong."""
     ids, training = torch.zeros((1, 2), dtype=torch.int64), model.training
     model.eval()
-    theirs = model(input_ids=ids, use_cache=False).logits[0].float()
-    ours = logits_of(hidden_states(model, ids, torch.ones_like(ids))[0], output_head(model)).float()
+    mask = torch.ones_like(ids)
+    if model.config.is_encoder_decoder:
+        theirs = model(input_ids=ids, labels=ids, use_cache=False).logits[0].float()
+        hidden = decoder_states(model, encoder_states(model, ids, mask), mask, ids)
+    else:
+        theirs = model(input_ids=ids, use_cache=False).logits[0].float()
+        hidden = hidden_states(model, ids, mask)
+    ours = logits_of(hidden[0], output_head(model)).float()
     model.train(training)
     tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.05  # half precision rounds its logits
     if (ours - theirs).abs().max() > tolerance * theirs.abs().max():
@@ -151,7 +175,3 @@ def _check_head(model: PreTrainedModel) -> None:
             str(model.config.name_or_path or "the model"),
             "use another family, or teach it to output_head in lightning_modules/language_model.py",
         )
-
-
-def _reason(error: Exception) -> str:
-    return textwrap.shorten(str(error), 240, placeholder=" …") or type(error).__name__

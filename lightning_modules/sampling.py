@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PromptBatch
 from datamodules.wrong_input import WrongInput
@@ -36,6 +36,24 @@ class Sampling:
             raise WrongInput(
                 f"no such sampling: {self}", "sampling", "temperature ≥ 0, 0 < top_p ≤ 1, top_k ≥ 0, max_new_tokens ≥ 1"
             )
+
+
+def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, how: Sampling) -> GenerationConfig:
+    """The same for transformers' ``generate``: only tokens that the tokenizer has, until one that ends a turn."""
+    stops = stop_token_ids(model, tokenizer)
+    rows = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    return GenerationConfig(
+        do_sample=how.temperature > 0,
+        temperature=how.temperature or None,
+        top_p=how.top_p,
+        top_k=how.top_k,
+        max_new_tokens=how.max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
+        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+        # padded vocabulary rows stand for no token
+        suppress_tokens=list(range(len(tokenizer), rows)) or None,
+    )
 
 
 class Responses(NamedTuple):
@@ -79,20 +97,7 @@ class SamplingModule(FrozenModelsModule):
         stops = stop_token_ids(model, self.tokenizer)
         # `generate` fills what we leave open (beams, penalties, …) from the model's own: only its stops have a say.
         model.generation_config = GenerationConfig(eos_token_id=stops)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else stops[0]
-        rows = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
-        how = self.sampling[name]
-        config = GenerationConfig(
-            do_sample=how.temperature > 0,
-            temperature=how.temperature or None,
-            top_p=how.top_p,
-            top_k=how.top_k,
-            max_new_tokens=how.max_new_tokens,
-            eos_token_id=stops,
-            pad_token_id=pad,
-            # padded vocabulary rows stand for no token
-            suppress_tokens=list(range(len(self.tokenizer), rows)) or None,
-        )
+        config = generation_config(model, self.tokenizer, self.sampling[name])
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode():
             torch.manual_seed(batch.seed)

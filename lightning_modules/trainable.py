@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
@@ -18,6 +19,14 @@ from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.serving import Engine, Served, serve
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+
+def parameter_groups(parameters: Iterable[Parameter]) -> list[dict[str, Any]]:
+    """What is trained, for an optimizer: matrices, and vectors (biases and norms), which do not decay."""
+    trained = [p for p in parameters if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 class PolicyModule(LightningModule):
@@ -35,6 +44,9 @@ class PolicyModule(LightningModule):
         logits_chunk: Response tokens whose logits exist at one time (None: by device).
         padded_vocabulary: Let the softmax run over the padded rows too, instead of the tokenizer's real vocabulary.
     """
+
+    build_policy = staticmethod(build_language_model)
+    """What makes the policy of its source; a subclass that serves other kinds of models names another."""
 
     def __init__(
         self,
@@ -68,7 +80,7 @@ class PolicyModule(LightningModule):
         """Build the policy once, when the trainer (or a caller) asks for it."""
         if self.policy is None:
             # Loaded models come in eval mode, and Lightning leaves it so: no gradient checkpointing, no dropout.
-            self.policy = build_language_model(self.source, self.tokenizer, **self.build).train()
+            self.policy = self.build_policy(self.source, self.tokenizer, **self.build).train()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW-style groups (no decay on biases and norms), linear warm-up, cosine decay a step at a time.
@@ -79,10 +91,7 @@ class PolicyModule(LightningModule):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise WrongInput("training has no end", "trainer", "set max_epochs or max_steps")
-        trained = [p for p in self.parameters() if p.requires_grad]
-        matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        optimizer = self.make_optimizer(parameter_groups(self.parameters()))
         scheduler: LRScheduler = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * total), int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

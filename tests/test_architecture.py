@@ -11,6 +11,9 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks")
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},
+    "lightning_modules/rast/policy_gradient.py": {"torch"},
+    "lightning_modules/rast/drawing.py": {"torch"},
+    "lightning_modules/rast/rewards.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
     "datamodules/collate.py": {"torch", "numpy", "datamodules.batches"},
     "datamodules/batches.py": {"torch"},

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.almanac import dialogues
-from datamodules.batches import PairBatch, TokenBatch
+from datamodules.batches import PairBatch, Seq2SeqBatch, TokenBatch
 from datamodules.collate import collate_responses
+from lightning_modules.exporting import export
+from lightning_modules.language_model import build_seq2seq_model
 
 Lengths = Sequence[tuple[int, int]]
 
@@ -83,5 +86,48 @@ def trainer(tmp_path: Path) -> Callable[..., Trainer]:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         fixed = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "default_root_dir": tmp_path}
         return Trainer(**{**quiet, **fixed, "num_sanity_val_steps": 0, "max_epochs": 1, **arguments})
+
+    return make
+
+
+T5 = {"model_type": "t5", "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 1, "dropout_rate": 0.0}
+
+
+@pytest.fixture(scope="session")
+def t5_fields() -> dict[str, Any]:
+    """A tiny T5's config: 1 + 1 layers of width 16, no dropout."""
+    return dict(T5)
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Callable[..., Path]:
+    """``t5_folder(seed=0, **config) -> Path`` of a tiny saved T5 with tokenizer; shared, never changed."""
+    made: dict[Any, Path] = {}
+
+    def make(seed: int = 0, **config: Any) -> Path:
+        arguments = (seed, tuple(sorted(config.items())))
+        if arguments not in made:
+            made[arguments] = folder = tmp_path_factory.mktemp(f"t5-{seed}-")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                export(build_seq2seq_model({**T5, **config}, tokenizer), tokenizer, folder)
+        return made[arguments]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seq2seq_batch() -> Callable[..., Seq2SeqBatch]:
+    """``seq2seq_batch([(input, label), …], vocabulary, seed)``: random tokens of these lengths, right-padded."""
+
+    def make(lengths: Lengths, vocabulary: int = 600, seed: int = 0) -> Seq2SeqBatch:
+        rng = np.random.default_rng(seed)
+        inputs, labels = (
+            [torch.from_numpy(rng.integers(3, vocabulary, n)) for n in side] for side in zip(*lengths, strict=True)
+        )
+        pad = torch.nn.utils.rnn.pad_sequence
+        return Seq2SeqBatch(
+            pad(inputs, True), pad([torch.ones_like(i) for i in inputs], True), pad(labels, True, padding_value=-100)
+        )
 
     return make

@@ -1,0 +1,44 @@
+"""Starts for new models that transformers' own does not give."""
+
+import re
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from datamodules.wrong_input import WrongInput
+
+FEED_FORWARD = 0.1
+"""What a copying start multiplies the outputs of feed-forward layers by."""
+
+
+def initialise(model: PreTrainedModel, start: str) -> None:
+    """Set the weights of a new model anew, in place.
+
+    ``copying``: a decoder that begins by repeating what it attends to. Values and outputs of cross-attention are the
+    identity, so that a token's embedding reaches the output layer (which is the same embedding) as it is, and
+    feed-forward outputs are small, so that it is not drowned. A small T5 learns to copy names with it, which it does
+    not from T5's own start.
+
+    Raises:
+        WrongInput: An unknown start, or one that the model's family has no place for.
+    """
+    if start != "copying":
+        raise WrongInput(f"unknown initialisation {start!r}", "model: initialisation", "copying, or leave it out")
+    crossing = [layer for layer in _linear(model) if re.search(r"EncDecAttention\.[vo]$", layer[0])]
+    outputs = [layer for layer in _linear(model) if layer[0].endswith("DenseReluDense.wo")]
+    if not crossing or not outputs:
+        raise WrongInput(
+            f"{type(model).__name__} has no copying start",
+            "model: initialisation",
+            "use model_type: t5, or leave it out",
+        )
+    with torch.no_grad():
+        for _, layer in crossing:
+            nn.init.eye_(layer.weight)
+        for _, layer in outputs:
+            layer.weight.mul_(FEED_FORWARD)
+
+
+def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]

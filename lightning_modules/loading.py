@@ -1,0 +1,95 @@
+"""Any family's model from a folder, the Hub or nothing, or a refusal in one line."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.wrong_input import WrongInput
+from lightning_modules.initialisation import initialise
+
+ModelSource = str | Path | Mapping[str, Any]
+"""A Hugging Face folder or Hub id to load, or the fields of a new model's config (``model_type`` among them).
+
+A new model's fields may also hold ``initialisation``: see ``lightning_modules/initialisation.py``.
+"""
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def config_of(source: ModelSource) -> PreTrainedConfig | None:
+    """The source's config; None where it has none that can be read, which building it will tell."""
+    try:
+        if isinstance(source, Mapping):
+            return AutoConfig.for_model(source["model_type"])
+        return AutoConfig.from_pretrained(str(source))
+    except Exception:  # a dozen kinds; whatever it is comes out again when the model is built
+        return None
+
+
+def build_from(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, kind: Any, dtype: str, attn: str | None
+) -> PreTrainedModel:
+    """The model by one of transformers' auto classes, ``kind``; arguments and errors: see ``build_language_model``."""
+    if dtype not in DTYPES:
+        raise WrongInput(f"unknown dtype {dtype!r}", "dtype", f"one of {', '.join(DTYPES)}")
+    if isinstance(source, Mapping):
+        return _new_model(source, tokenizer, kind, DTYPES[dtype], attn)
+    return _load_model(str(source), kind, DTYPES[dtype], attn)
+
+
+def _new_model(
+    fields: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+    kind: Any,
+    dtype: torch.dtype,
+    attn: str | None,
+) -> PreTrainedModel:
+    settings = dict(fields)
+    if "model_type" not in settings:
+        raise WrongInput("a new model's config has no model_type", "model", "name a family, e.g. model_type: qwen2")
+    start = settings.pop("initialisation", None)
+    if tokenizer is not None:
+        settings.setdefault("vocab_size", len(tokenizer))
+        settings["eos_token_id"], settings["pad_token_id"] = tokenizer.eos_token_id, tokenizer.pad_token_id
+        settings.setdefault("bos_token_id", tokenizer.bos_token_id)
+    try:
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+            config.decoder_start_token_id = config.pad_token_id
+        model = kind.from_config(config, dtype=dtype, attn_implementation=attn)
+    except Exception as error:  # transformers checks little itself: whatever the wrong field leads to comes out
+        raise WrongInput(
+            f"no model can be made of it: {_reason(error)}", "model", "see transformers' config fields"
+        ) from error
+    if start is not None:
+        initialise(model, start)
+    return model
+
+
+def _load_model(source: str, kind: Any, dtype: torch.dtype, attn: str | None) -> PreTrainedModel:
+    path = Path(source)
+    if not path.is_dir() and (path.is_absolute() or path.is_file() or source.startswith(".")):
+        raise WrongInput("there is no such folder", source, "name a Hugging Face model folder or a Hub id")
+    try:
+        settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn, "output_loading_info": True}
+        model, info = kind.from_pretrained(source, **settings)
+    except Exception as error:  # a dozen kinds, from the config's checks to safetensors'
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise  # the disk's own trouble, told as such
+        raise WrongInput(
+            f"no model can be loaded: {_reason(error)}", source, "name a Hugging Face model folder or a Hub id"
+        ) from error
+    if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
+        # transformers fills them with random numbers and goes on
+        raise WrongInput(
+            f"{len(missing)} weights are missing, {missing[0]} first", source, "download or export it again"
+        )
+    return model
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error), 240, placeholder=" …") or type(error).__name__

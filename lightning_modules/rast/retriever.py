@@ -1,0 +1,214 @@
+"""StyleRetriever: which templates of a bank suit a first question's template (arXiv 2310.14503)."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.wrong_input import WrongInput
+from lightning_modules.language_model import ModelSource, build_encoder, freeze
+from lightning_modules.rast.drawing import Draw, draw_templates
+from lightning_modules.rast.template_index import TemplateIndex
+
+BANK_ENCODER = "bank_encoder"
+"""Folder, beside an exported query encoder, of the encoder that its bank's vectors are of."""
+
+Clustering = Callable[[Sequence[str], int], Sequence[int]]
+"""(templates, K) → a label for each, at most K different ones."""
+
+
+class TemplateBank(Protocol):
+    """What is asked of a bank. It may grow; what stands in it keeps its place."""
+
+    templates: Sequence[str]
+
+
+class Candidates(NamedTuple):
+    """The templates that a query may choose among, best first; C of them for each of B queries."""
+
+    positions: Tensor
+    """(B, C) int64, in the bank."""
+    scores: Tensor
+    """(B, C) inner products, in [-1, 1]."""
+    logps: Tensor
+    """(B, C) log p_φ(z|z0), the log-softmax of the scores; differentiable."""
+
+
+class Styles(NamedTuple):
+    """K templates for each of B passages."""
+
+    templates: list[list[str]]
+    positions: Tensor
+    """(B, K) int64, in the bank."""
+    scores: Tensor
+    """(B, K) retrieval scores, without gradient."""
+    draw: Draw
+    """What the retriever's gradient needs."""
+    entropy: Tensor
+    """(B,) nats, of p_φ over the candidates; without gradient."""
+
+
+class StyleRetriever(nn.Module):
+    """A query encoder that is trained, and a bank's vectors that are not.
+
+    Both sides are encoded alike: tokens' last states averaged under the mask, then normalised to length 1. The bank's
+    vectors are made by the weights that the query encoder starts from; ``export`` keeps these weights beside the
+    trained ones, so that a retriever that is loaded again has the bank that it was trained with.
+
+    Args:
+        source: The encoder: any Hugging Face one, or an exported query encoder.
+        tokenizer: Goes with it.
+        bank: The templates.
+        candidates: How many the policy chooses among.
+        cluster: Groups candidates by style, see ``Clustering``. None: templates are drawn independently.
+        index: None for exact search, else FAISS; see ``TemplateIndex``.
+        max_length: Tokens of a template that are read.
+        batch_size: Templates encoded at one time.
+        dtype: Of the weights.
+
+    Raises:
+        WrongInput: No candidates, or an index that is not known.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        tokenizer: PreTrainedTokenizerBase,
+        bank: TemplateBank,
+        *,
+        candidates: int = 100,
+        cluster: Clustering | None = None,
+        index: str | None = None,
+        max_length: int = 64,
+        batch_size: int = 256,
+        dtype: str = "float32",
+    ):
+        super().__init__()
+        if min(candidates, max_length, batch_size) < 1:
+            raise WrongInput(
+                f"candidates {candidates}, max_length {max_length}, batch_size {batch_size}", "retriever", "at least 1"
+            )
+        self.tokenizer, self.bank, self.candidates, self.cluster = tokenizer, bank, candidates, cluster
+        self.max_length, self.batch_size = max_length, batch_size
+        self.query_encoder = build_encoder(source, tokenizer, dtype=dtype).eval()
+        kept = Path(source) / BANK_ENCODER if isinstance(source, str | Path) else None
+        if kept is not None and kept.is_dir():
+            start = build_encoder(kept, tokenizer, dtype=dtype)
+        else:
+            start = copy.deepcopy(self.query_encoder)
+        # A tuple is no submodule: the bank's side stays out of the optimizer, the checkpoint and DDP.
+        self._bank_encoder = (freeze(start),)
+        self._index = TemplateIndex(self.query_encoder.config.hidden_size, index)
+
+    @property
+    def bank_encoder(self) -> PreTrainedModel:
+        """The frozen encoder of the bank."""
+        return self._bank_encoder[0]
+
+    def check_count(self, count: int, setting: str) -> None:
+        """Pass if ``count`` different templates can be had for an input.
+
+        Raises:
+            WrongInput: The bank is empty, or bank or candidates are too few.
+        """
+        size = len(self.bank.templates)
+        if size == 0:
+            raise WrongInput("the bank of templates is empty", "bank", "give questions that end in '?', or templates")
+        if min(size, self.candidates) < count:
+            few = f"the bank has {size}" if size < self.candidates else f"candidates is {self.candidates}"
+            raise WrongInput(f"{count} templates an input are wanted and {few}", setting, "ask for fewer, or give more")
+
+    def bank_vectors(self) -> Tensor:
+        """(bank, h): the bank's vectors; templates that are new to it are encoded now."""
+        new = self.bank.templates[len(self._index.vectors) :]
+        encoder = self.bank_encoder.to(self.query_encoder.device)  # type: ignore[arg-type]
+        for start in range(0, len(new), self.batch_size * 64):  # in large pieces: each is one copy of the index
+            piece = new[start : start + self.batch_size * 64]
+            with torch.no_grad():
+                parts = [
+                    self._encode(encoder, piece[i : i + self.batch_size]) for i in range(0, len(piece), self.batch_size)
+                ]
+            self._index.add(torch.cat(parts))
+        return self._index.vectors
+
+    def embed(self, queries: Sequence[str]) -> Tensor:
+        """(B, h) of the queries, differentiable."""
+        return self._encode(self.query_encoder, queries)
+
+    def retrieve(self, queries: Sequence[str], own: Tensor) -> Candidates:
+        """The bank's nearest templates, each query's own one left out.
+
+        Args:
+            queries: B templates z0.
+            own: (B,) int64, positions in the bank, -1 for none.
+
+        Raises:
+            WrongInput: The bank is empty or does not reach that far.
+        """
+        bank = self.bank_vectors()
+        if len(own) and int(own.max()) >= len(bank):
+            raise WrongInput(
+                f"an example's own template is number {int(own.max())} of {len(bank)}",
+                "bank",
+                "use the data's own bank",
+            )
+        count = min(self.candidates, len(bank) - bool((own >= 0).any()))
+        if count < 1:
+            self.check_count(2, "bank")
+        embedded = self.embed(queries)
+        positions = self._index.search(embedded, count, own.to(embedded.device))
+        scores = (bank.to(embedded)[positions] @ embedded[:, :, None]).squeeze(-1)
+        return Candidates(positions, scores, scores.float().log_softmax(-1))
+
+    def draw(self, queries: Sequence[str], own: Tensor, count: int, generator: torch.Generator | None = None) -> Styles:
+        """Retrieve, cluster, and draw one template a cluster.
+
+        Args:
+            queries: B templates z0.
+            own: (B,) int64, see ``retrieve``.
+            count: K.
+            generator: Of the draws, on the CPU.
+
+        Raises:
+            WrongInput: Too few templates, or the clustering does not keep to its contract.
+        """
+        found = self.retrieve(queries, own)
+        if found.positions.shape[1] < count:
+            self.check_count(count + 1, "templates")  # own ones left out
+        if not found.scores.isfinite().all():
+            raise WrongInput(
+                "retrieval scores are no numbers", "retriever", "start from sound weights, or lower its lr"
+            )
+        rows = [[self.bank.templates[int(i)] for i in row] for row in found.positions.tolist()]
+        try:
+            labels = None if self.cluster is None else [list(self.cluster(row, count)) for row in rows]
+            drawn = draw_templates(found.logps, labels, count, generator)
+        except ValueError as error:
+            raise WrongInput(
+                f"the clustering fails: {error}", "cluster", "give at most K labels, one a template"
+            ) from error
+        templates = [[row[i] for i in chosen] for row, chosen in zip(rows, drawn.positions.tolist(), strict=True)]
+        logps = found.logps.detach()
+        return Styles(
+            templates,
+            found.positions.gather(1, drawn.positions),
+            found.scores.detach().gather(1, drawn.positions),
+            drawn,
+            -(logps.exp() * logps).sum(-1),
+        )
+
+    def _encode(self, encoder: PreTrainedModel, texts: Sequence[str]) -> Tensor:
+        encoded = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        ids, mask = (encoded[key].long().to(encoder.device) for key in ("input_ids", "attention_mask"))
+        if ids.shape[1] == 0:  # texts without a token, and a tokenizer that adds none
+            return torch.zeros(len(texts), encoder.config.hidden_size, device=encoder.device)
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask[:, :, None].to(states.dtype)
+        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return nn.functional.normalize(mean, dim=-1)
