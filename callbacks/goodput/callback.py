@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from callbacks.goodput.functional import Penalty
 from callbacks.goodput.log_scores import LogScores
 from callbacks.goodput.timeline import Origin
-from callbacks.report.goodput_figures import deliveries_figure
+from callbacks.goodput.wandb_panels import MOST_ROWS, show
 from callbacks.serving.records import ServedRequest, to_requests, write_log
 from datamodules.batches import Workload
 from datamodules.latency_logs.opening import open_logs
@@ -22,8 +21,6 @@ from datamodules.latency_logs.records import Request, to_padded
 from datamodules.workload.arrivals import poisson_arrivals
 from datamodules.workload.prompts import PromptPool
 from datamodules.wrong_input import WrongInput
-
-_MOST_ROWS = 1000  # of the table at W&B
 
 
 class Servable(Protocol):
@@ -134,21 +131,21 @@ class SmoothGoodputCallback(Callback):
             for log in open_logs(self.log_file):
                 for piece in log.pieces():
                     _add(scores, piece, log.window_s, str(self.log_file))
-                    rows += piece[: _MOST_ROWS - len(rows)]
+                    rows += piece[: MOST_ROWS - len(rows)]
         else:
             requests = self._serve(trainer, module)
             path = self.folder / f"{called}.jsonl"
             if trainer.is_global_zero:
                 write_log(path, requests)
             _add(scores, requests, None, str(path))
-            rows = requests[:_MOST_ROWS]
+            rows = requests[:MOST_ROWS]
         name = getattr(module, "name", None)
         prefix = f"{name}/{stage}/goodput" if isinstance(name, str) else f"{stage}/goodput"
         found = {key: float(value) for key, value in scores.report.compute().items()}
         numbers = {f"{prefix}/{key}": value for key, value in found.items() if math.isfinite(value)}
         self.final_metrics = numbers
         if trainer.is_global_zero:
-            _show(trainer, prefix, rows, scores)
+            show(trainer, prefix, rows, scores)
         return numbers
 
     def _serve(self, trainer: Trainer, module: Any) -> list[Request]:
@@ -178,27 +175,3 @@ def _add(scores: LogScores, requests: Sequence[Request], window_s: float | None,
         scores.update(**to_padded(requests)._asdict(), window_s=window_s, request_ids=ids)
     except ValueError as error:
         raise WrongInput(str(error), where, "check the log") from error
-
-
-def _show(trainer: Trainer, prefix: str, rows: Iterable[Request], scores: LogScores) -> None:
-    """A table and a figure for those who look at W&B."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    if not loggers:
-        return
-    import wandb  # only who logs there pays for it
-
-    columns = ["request_id", "status", "submit_s", "tokens", "ttft_s", "last_token_s"]
-    data = [
-        [row.request_id, row.status, row.submit_s, len(row.token_s), *(_ends(row.token_s.tolist()))] for row in rows
-    ]
-    report = scores.report
-    figure = deliveries_figure(scores.figures()["deliveries"], report.reading_speed, report.origin, prefix)
-    for logger in loggers:
-        logger.log_table(f"{prefix}/requests_table", columns=columns, data=data)
-        logger.experiment.log(
-            {f"{prefix}/deliveries_figure": wandb.Html(figure), "trainer/global_step": trainer.global_step}
-        )
-
-
-def _ends(times: list[float]) -> tuple[float | None, float | None]:
-    return (times[0], times[-1]) if times else (None, None)

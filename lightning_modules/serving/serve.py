@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -10,62 +10,13 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from datamodules.batches import LoadRequest, Workload
 from datamodules.wrong_input import WrongInput
-from lightning_modules.frozen import FrozenModelsModule
-from lightning_modules.language_model import ModelSource, stop_token_ids
-
-Scheduler = Literal["fifo", "prefill_first"]
+from lightning_modules.language_model import stop_token_ids
+from lightning_modules.serving.engine import Engine, Scheduler
 
 _POLL_S = 0.05  # how soon it is noticed that the engine has died
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The serving engine's limits, and how it decodes.
-
-    Args:
-        max_batch_tokens: Tokens of one forward pass, prompts and answers together: longer prompts go in by chunks.
-        max_requests: Requests in one forward pass; further ones wait.
-        cache_tokens: Tokens whose keys and values have room.
-        page_tokens: Tokens in a page of that room.
-        prefix_sharing: Prompts that begin alike share what was computed for their beginning.
-        temperature: 1 samples from the model's own distribution, 0 decodes greedily.
-        ignore_eos: Every answer is as long as it may be: a load that does not depend on what the model says.
-        time_limit_s: Requests still open then are cancelled (None: none are).
-    """
-
-    max_batch_tokens: int = 512
-    max_requests: int = 64
-    cache_tokens: int = 32768
-    page_tokens: int = 16
-    prefix_sharing: bool = False
-    temperature: float = 1.0
-    ignore_eos: bool = False
-    time_limit_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no engine can be run with."""
-        counts = (self.max_batch_tokens, self.max_requests, self.cache_tokens)
-        limit = self.time_limit_s
-        if min(counts) < 1 or self.page_tokens < 4 or self.temperature < 0 or (limit is not None and limit <= 0):
-            mend = "sizes ≥ 1, page_tokens ≥ 4, temperature ≥ 0, time_limit_s above 0 or null"
-            raise WrongInput(f"no such engine: {self}", "engine", mend)
-
-    def batching(self, scheduler: str, seed: int) -> ContinuousBatchingConfig:
-        """In transformers' words; neither memory nor kernels are looked for beyond what is set here."""
-        return ContinuousBatchingConfig(
-            scheduler_type=scheduler,
-            page_size=self.page_tokens,
-            num_blocks=-(-self.cache_tokens // self.page_tokens),
-            max_batch_tokens=self.max_batch_tokens,
-            max_requests_per_batch=self.max_requests,
-            allow_block_sharing=self.prefix_sharing,
-            seed=seed,
-            auto_switch_to_flash=False,  # it would ask the Hub for kernels
-        )
 
 
 class Served(NamedTuple):
@@ -214,26 +165,3 @@ def _check(model: PreTrainedModel, workload: Workload, engine: Engine) -> None:
                 f"workload {workload.name}",
                 "lower max_length, or raise engine.cache_tokens",
             )
-
-
-class ServingModule(FrozenModelsModule):
-    """Serves workloads with one or several frozen models.
-
-    Takes: ``Workload``. ``predict_step`` returns ``list[Served]``, in the order in which the requests ended.
-
-    Args:
-        models: Name → model; see ``FrozenModelsModule``.
-        tokenizer: Shared by all.
-        engine: Of all models.
-        **settings: See ``FrozenModelsModule``.
-    """
-
-    def __init__(
-        self, models: Mapping[str, ModelSource], tokenizer: PreTrainedTokenizerBase, engine: Engine, **settings: Any
-    ):
-        super().__init__(models, tokenizer, **settings)
-        self.engine = engine
-
-    def predict_step(self, batch: Workload, batch_idx: int, dataloader_idx: int = 0) -> list[Served]:
-        """Serve one workload."""
-        return serve(self.model(batch.model), self.tokenizer, batch, self.engine)
