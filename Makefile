@@ -19,7 +19,7 @@ quickstart: $(STAMP)
 	$(BIN)/python train.py experiment=dadpo_quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
