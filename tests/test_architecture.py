@@ -13,6 +13,7 @@ PURE = {
     "lightning_modules/dadpo/loss.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
     "datamodules/collate.py": {"torch", "numpy", "datamodules.batches"},
+    "datamodules/packing.py": {"torch", "datamodules.batches"},
     "datamodules/batches.py": {"torch"},
     "datamodules/almanac/marking.py": set(),
     "datamodules/templates/words.py": set(),
