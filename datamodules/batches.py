@@ -4,10 +4,13 @@ N = rows of a batch, L = padded length in tokens; of packed rows, R = rows, T = 
 tuples between devices by itself.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+PackingSetting = Literal["auto", "sdpa", "flex", "off"]
+"""Whether pairs come in packed rows, and with which attention they are read; see ``lightning_modules/packing.py``."""
 
 
 class TokenBatch(NamedTuple):

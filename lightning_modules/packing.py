@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,12 +10,11 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from datamodules.batches import PackedPrompt, PackedTokenBatch, TokenBatch
+from datamodules.batches import PackedPrompt, PackedTokenBatch, PackingSetting, TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.packed_attention import BLOCKS, blocks_of, dense_mask, flex_mask
 
 log = logging.getLogger(__name__)
-PackingSetting = Literal["auto", "sdpa", "flex", "off"]
 FLEX = "flex_attention"
 
 

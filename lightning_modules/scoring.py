@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches import PackedTokenBatch, TokenBatch
+from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.language_model import ModelSource, hidden_states, output_head
 from lightning_modules.logprobs import token_logps
-from lightning_modules.packing import Packing, PackingSetting
+from lightning_modules.packing import Packing
 
 PACKING = Packing()
 

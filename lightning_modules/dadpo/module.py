@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches import PackedPairBatch, PairBatch, PairScores, Workload
+from datamodules.batches import PackedPairBatch, PackingSetting, PairBatch, PairScores, Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.dadpo.loss import DaDPOLoss, check_betas, dadpo_loss, overshoot_factor
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
-from lightning_modules.packing import Packing, PackingSetting
+from lightning_modules.packing import Packing
 from lightning_modules.scoring import response_lengths, response_logps
 from lightning_modules.serving import Engine, Served
 from lightning_modules.trainable import PolicyModule
