@@ -1,12 +1,16 @@
 """Every batch as a typed record: field, shape, dtype, meaning.
 
-N = rows of a batch, L = padded length in tokens. Lightning moves named tuples between devices by itself.
+N = rows of a batch, L = padded length in tokens; of packed rows, R = rows, T = response tokens. Lightning moves named
+tuples between devices by itself.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+PackingSetting = Literal["auto", "sdpa", "flex", "off"]
+"""Whether pairs come in packed rows, and with which attention they are read; see ``lightning_modules/packing.py``."""
 
 
 class TokenBatch(NamedTuple):
@@ -49,6 +53,110 @@ class PairBatch(NamedTuple):
         """Chosen over rejected, (2B, L): one forward pass serves both. Needs one padded length (collate sees to it)."""
         ids, attention, response = (torch.cat(two) for two in zip(self.chosen[:3], self.rejected[:3], strict=True))
         return TokenBatch(ids, attention, response, self.chosen.row_ids + self.rejected.row_ids)
+
+    @property
+    def row_ids(self) -> list[str]:
+        """B names of the pairs."""
+        return self.chosen.row_ids
+
+    def tokens_needed(self) -> Tensor:
+        """(), int64: of prompts, each once, and responses."""
+        return self.chosen.attention_mask.sum() + self.rejected.response_mask.sum()
+
+
+class PackedPrompt(NamedTuple):
+    """Where a prompt lies in packed rows; its responses follow it."""
+
+    row: int
+    start: int
+    """Its first column."""
+    length: int
+    responses: list[tuple[int, int]]
+    """Number and tokens of each response, in the order they lie in."""
+
+
+class PackedTokenBatch(NamedTuple):
+    """Prompts, each once, with one or several responses, several prompts a row (``datamodules/packing.py``).
+
+    A token sees what lies before it of its own prompt and of its own response, and nothing else. A response's positions
+    go on from the end of its prompt, whatever lies between the two. Padding sees padding, so that nobody sees nothing.
+    """
+
+    input_ids: Tensor
+    """(R, L) int64."""
+    position_ids: Tensor
+    """(R, L) int64: 0 at the start of each prompt; 0 on padding."""
+    prompts: Tensor
+    """(R, L) int32: the number of the prompt that the token is of or answers; −1 on padding."""
+    responses: Tensor
+    """(R, L) int32: the number of the response that the token is of; −1 on prompts and padding."""
+    states: Tensor
+    """(T,) int64: where in the flattened rows each response token is predicted; a first token: at its prompt's end."""
+    targets: Tensor
+    """(T,) int64: the response tokens, end to end by number, their end-of-turn tokens included."""
+    owners: Tensor
+    """(T,) int64, ascending: the number of the response that each of them is of."""
+    layout: list[PackedPrompt]
+    """The same for loops, by the prompts' numbers."""
+    row_ids: list[str]
+    """N names of the responses."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with one response: what a model's window must hold."""
+        return max(prompt.length + tokens for prompt in self.layout for _, tokens in prompt.responses)
+
+    def padded(self) -> TokenBatch:
+        """The same responses, each in a row of its own behind its prompt, padded with token 0."""
+        shape = len(self.row_ids), self.longest
+        ids, attention = self.input_ids.new_zeros((2, *shape))
+        response = torch.zeros(shape, dtype=torch.bool, device=ids.device)
+        for row, start, length, responses in self.layout:
+            at = start + length
+            for number, tokens in responses:
+                ids[number, :length] = self.input_ids[row, start : start + length]
+                ids[number, length : length + tokens] = self.input_ids[row, at : at + tokens]
+                attention[number, : length + tokens] = 1
+                response[number, length : length + tokens] = True
+                at += tokens
+        return TokenBatch(ids, attention, response, self.row_ids)
+
+    def apart(self) -> "PackedTokenBatch":
+        """The same with one prompt a row, for attention that costs a row's length squared."""
+        sizes = [length + sum(tokens for _, tokens in held) for _, _, length, held in self.layout]
+        device, old_width, width = self.input_ids.device, self.input_ids.shape[1], max(sizes)
+        source = torch.full((len(sizes), width), -1, device=device)  # where each token was, in the flattened rows
+        for (row, start, *_), size, places in zip(self.layout, sizes, source, strict=True):
+            places[:size] = torch.arange(size, device=device) + row * old_width + start
+        used, filled = source >= 0, []
+        for field, padding in zip(self[:4], (0, 0, -1, -1), strict=True):
+            filled.append(field.flatten()[source.clamp(min=0)].masked_fill(~used, padding))
+        moved = source.new_zeros(self.input_ids.numel())
+        moved[source[used]] = used.flatten().nonzero()[:, 0]
+        layout = [PackedPrompt(row, 0, prompt.length, prompt.responses) for row, prompt in enumerate(self.layout)]
+        return self._replace(**dict(zip(self._fields, filled, strict=False)), states=moved[self.states], layout=layout)
+
+
+class PackedPairBatch(NamedTuple):
+    """Preference pairs in packed rows: of each, prompt, chosen and rejected response, once and in this order."""
+
+    tokens: PackedTokenBatch
+    """2B responses: those of the B pairs chosen, then those rejected; prompt i is that of pair i."""
+    scores: PairScores | None
+    """What reference and teacher say, from the score cache; None in live mode."""
+
+    def stacked(self) -> PackedTokenBatch:
+        """Chosen over rejected, as ``PairBatch.stacked``."""
+        return self.tokens
+
+    @property
+    def row_ids(self) -> list[str]:
+        """B names of the pairs."""
+        return self.tokens.row_ids[: len(self.tokens.row_ids) // 2]
+
+    def tokens_needed(self) -> Tensor:
+        """(), int64: of prompts and responses."""
+        return (self.tokens.prompts >= 0).sum()
 
 
 class PromptBatch(NamedTuple):

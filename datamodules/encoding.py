@@ -24,9 +24,19 @@ class EncodedResponse:
     """The response was cut to fit ``max_length``."""
 
     @property
+    def prompt(self) -> np.ndarray:
+        """(prompt_length,) int32."""
+        return self.ids[: self.prompt_length]
+
+    @property
+    def response(self) -> np.ndarray:
+        """(L − prompt_length,) int32."""
+        return self.ids[self.prompt_length :]
+
+    @property
     def prompt_share(self) -> float:
         """A number in [0, 1) that depends on the prompt's tokens alone: what is held out is decided by it."""
-        digest = hashlib.blake2b(self.ids[: self.prompt_length].tobytes(), digest_size=6).digest()
+        digest = hashlib.blake2b(self.prompt.tobytes(), digest_size=6).digest()
         return int.from_bytes(digest, "little") / 2**48
 
 
@@ -82,17 +92,30 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, place: str
 
 
 def encode_response(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, place: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    response: str,
+    place: str,
+    max_length: int,
+    start: list[int] | None = None,
 ) -> EncodedResponse:
     """Token ids of prompt and response, the response ending with its end-of-turn token.
 
     What a template puts behind the end of the turn (Qwen's line break) is never generated, so it is cut off.
 
+    Args:
+        tokenizer: Its chat template is applied to turns.
+        prompt: Text, or turns.
+        response: Its text.
+        place: Names the row in messages.
+        max_length: Tokens of prompt and response; a longer response is cut.
+        start: What ``encode_prompt`` makes of the prompt, where that is known already.
+
     Raises:
         WrongInput: Empty response, too long a prompt, a template whose prompt is no prefix of the conversation, or
             that ends turns with another token than the tokenizer.
     """
-    start = encode_prompt(tokenizer, prompt, place, max_length)
+    start = encode_prompt(tokenizer, prompt, place, max_length) if start is None else start
     end: int = tokenizer.eos_token_id  # type: ignore[assignment]
     body = [] if not response.strip() else _body(tokenizer, prompt, start, response, place)
     while body and body[-1] == end:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.encoding import EncodedResponse, Prompt, encode_response
+from datamodules.encoding import EncodedResponse, Prompt, encode_prompt, encode_response
 from datamodules.rows import Row, check_messages, read_rows
 from datamodules.wrong_input import WrongInput
 
@@ -90,11 +90,9 @@ def read_pairs(source: RowSource, tokenizer: PreTrainedTokenizerBase, max_length
     """
     for row in open_rows(source):
         prompt = read_prompt(row)
-        chosen, rejected = (
-            encode_response(tokenizer, prompt, read_response(row, field, prompt), row.place, max_length)
-            for field in ("chosen", "rejected")
-        )
-        yield EncodedPair(chosen, rejected)
+        texts = [read_response(row, field, prompt) for field in ("chosen", "rejected")]
+        start = encode_prompt(tokenizer, prompt, row.place, max_length)
+        yield EncodedPair(*(encode_response(tokenizer, prompt, text, row.place, max_length, start) for text in texts))
 
 
 def as_completion(prompt: Prompt, response: str) -> str | list[dict[str, str]]:

@@ -2,26 +2,28 @@
 
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import PairScores, TokenBatch
-from datamodules.collate import collate_responses
+from datamodules.batches import PackingSetting, PairScores
 from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
 from datamodules.resumable import rank_share, training_sampler
 from datamodules.score_cache import ScoreCache, scorer_of
-from datamodules.scored_pairs import ScoredPair, collate_pairs, response_key, stack_scores, with_scores
+from datamodules.scored_pairs import ScoredPair, collate_pairs, pack_pairs, response_key, stack_scores, with_scores
+from datamodules.unscored import share_prompts, unscored_loader
 from datamodules.wrong_input import WrongInput
 
 
 class PreferencePairsDataModule(LightningDataModule):
     """Pairs in TRL's preference formats, tokenised once.
 
-    ``fit`` gives ``PairBatch``es; ``predict`` gives one loader a scorer of ``TokenBatch``es whose row ids are the
-    keys of responses that the cache does not know yet, longest first.
+    ``fit`` gives ``PackedPairBatch``es; ``predict`` gives one loader a scorer of ``PackedTokenBatch``es whose row ids
+    are the keys of responses that the cache does not know yet, longest first. With ``packing="off"`` they are
+    ``PairBatch``es and ``TokenBatch``es.
 
     Args:
         data: JSON lines, Parquet, a Hub id, or rows made in process.
@@ -35,6 +37,11 @@ class PreferencePairsDataModule(LightningDataModule):
         score_batch_size: Responses a batch when scoring.
         max_length: Tokens of prompt and response; longer responses are cut and counted.
         val_fraction: Share of the prompts held out; a prompt's pairs stay together.
+        packing: ``off`` pads every response to a row of its own; otherwise rows are packed, each prompt once a pair.
+            How packed rows are read is the module's affair.
+        token_budget: Tokens a packed row (None: one row a batch). A batch has ``batch_size`` pairs whatever it is.
+        sort_window: Steps whose pairs are sorted by length among them (1: none): less padding where rows are padded,
+            ranks of like work, and pairs of like length in a step.
         seed: Of the training order.
     """
 
@@ -52,6 +59,9 @@ class PreferencePairsDataModule(LightningDataModule):
         score_batch_size: int = 16,
         max_length: int = 2048,
         val_fraction: float = 0.05,
+        packing: PackingSetting = "off",
+        token_budget: int | None = None,
+        sort_window: int = 1,
         seed: int = 0,
     ):
         super().__init__()
@@ -65,6 +75,12 @@ class PreferencePairsDataModule(LightningDataModule):
             )
         if not 0 <= val_fraction < 1:
             raise WrongInput(f"val_fraction is a share, got {val_fraction}", "val_fraction", "at least 0, below 1")
+        if packing not in get_args(PackingSetting):
+            known = ", ".join(get_args(PackingSetting))
+            raise WrongInput(f"unknown packing {packing!r}", "packing", f"one of {known}")
+        if token_budget is not None and token_budget < 1:
+            raise WrongInput(f"a row of {token_budget} tokens", "token_budget", "set 1 or more, or null for one row")
+        self.packing, self.token_budget, self.sort_window = packing, token_budget, sort_window
         self.data, self.tokenizer = data, tokenizer
         self.frozen = {"reference": reference, "teacher": teacher} if reference and teacher else {}
         self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
@@ -110,7 +126,9 @@ class PreferencePairsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled pairs; in the middle of an epoch after a resumed checkpoint."""
-        sampler = training_sampler(self.trainer, len(self.train_pairs), self.batch_size, self.seed)
+        lengths = [len(pair.chosen.ids) + len(pair.rejected.response) for pair in self.train_pairs]
+        settings = {"lengths": lengths, "window": self.sort_window}
+        sampler = training_sampler(self.trainer, len(lengths), self.batch_size, self.seed, **settings)
         return DataLoader(self._scored(self.train_pairs), batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader | list:
@@ -126,18 +144,17 @@ class PreferencePairsDataModule(LightningDataModule):
             raise WrongInput(
                 "there is nothing to score in live mode", "reference, teacher, cache_dir", "give all three"
             )
-        responses, loaders = self._responses(), []
+        responses, loaders, packed = self._responses(), [], self.packing != "off"
         # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
-        keys = sorted(responses, key=lambda key: -len(responses[key].ids))
-        share = keys if self.trainer is None else keys[self.trainer.global_rank :: self.trainer.world_size]
+        groups = share_prompts(responses) if packed else share_prompts(responses, 1)
+        share = groups if self.trainer is None else groups[self.trainer.global_rank :: self.trainer.world_size]
         self.final_metrics |= {"computed": 0, "reused": 0}
         for name in ("reference", "teacher"):
-            known = self.cache(name).read(keys)
-            self.final_metrics["computed"] += len(keys) - len(known)
+            known = self.cache(name).read(responses)
+            self.final_metrics["computed"] += len(responses) - len(known)
             self.final_metrics["reused"] += len(known)
-            rows = [(key, responses[key]) for key in share if key not in known]
-            collate = partial(_collate_keyed, pad_id=pad_id_of(self.tokenizer))
-            loaders.append(DataLoader(rows, batch_size=self.score_batch_size, collate_fn=collate))  # type: ignore[arg-type]
+            settings = {"packed": packed, "token_budget": self.token_budget}
+            loaders.append(unscored_loader(share, known, self.score_batch_size, pad_id_of(self.tokenizer), **settings))
         return loaders
 
     def _responses(self) -> dict[str, EncodedResponse]:
@@ -151,13 +168,11 @@ class PreferencePairsDataModule(LightningDataModule):
 
     @property
     def _collate(self):
-        return partial(collate_pairs, pad_id=pad_id_of(self.tokenizer))
+        pad_id = pad_id_of(self.tokenizer)
+        if self.packing == "off":
+            return partial(collate_pairs, pad_id=pad_id)
+        return partial(pack_pairs, pad_id=pad_id, token_budget=self.token_budget)
 
     @property
     def _where(self) -> str:
         return source_name(self.data)
-
-
-def _collate_keyed(batch: list[tuple[str, EncodedResponse]], pad_id: int) -> TokenBatch:
-    keys, responses = zip(*batch, strict=True)
-    return collate_responses([r.ids for r in responses], [r.prompt_length for r in responses], keys, pad_id)

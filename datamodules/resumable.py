@@ -1,7 +1,7 @@
 """A training order that is the same however often a run is interrupted."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -27,6 +27,9 @@ class ResumableBatchSampler(Sampler[list[int]]):
         shuffle: False keeps the rows' order.
         rank: Of this process.
         world: Number of processes; each takes every world-th batch-sized slice.
+        lengths: Of the rows, in tokens; needed for a window.
+        window: Steps whose rows are sorted by length among them, so that a batch's rows are of like length and take
+            little padding; the steps themselves stay in random order. 1: rows as they fall.
         position: Asked at the start of each pass: its epoch, and how many of the epoch's batches are done already.
 
     Raises:
@@ -42,6 +45,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
+        lengths: Sequence[int] | None = None,
+        window: int = 1,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ):
         if batch_size < 1 or rows < 1:
@@ -50,6 +55,9 @@ class ResumableBatchSampler(Sampler[list[int]]):
             raise WrongInput(
                 f"{rows} rows for {world} processes", "trainer.devices", "give more rows, or fewer devices"
             )
+        if window < 1 or (window > 1 and (lengths is None or len(lengths) != rows)):
+            raise WrongInput(f"a window of {window} steps", "sort_window", "set 1 or more, with a length for each row")
+        self.lengths, self.window = lengths, window
         self.rows, self.seed, self.shuffle = rows, seed, shuffle
         self.batch_size = min(batch_size, rows // world)
         self.rank, self.world, self.position = rank, world, position
@@ -61,19 +69,37 @@ class ResumableBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of this rank, from the first not yet done."""
         epoch, done = self.position()
-        order = list(range(self.rows))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.rows, generator=generator).tolist()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.rows, generator=generator).tolist() if self.shuffle else list(range(self.rows))
+        if self.window > 1:
+            order = self._sorted_in_windows(order[: len(self) * self.batch_size * self.world], generator)
         for step in range(done, len(self)):
             start = (step * self.world + self.rank) * self.batch_size
             yield order[start : start + self.batch_size]
 
+    def _sorted_in_windows(self, order: list[int], generator: torch.Generator) -> list[int]:
+        assert self.lengths is not None
+        step, done = self.batch_size * self.world, []
+        for start in range(0, len(order), self.window * step):
+            rows = sorted(order[start : start + self.window * step], key=self.lengths.__getitem__)
+            places = range(len(rows) // step)
+            chosen = torch.randperm(len(places), generator=generator).tolist() if self.shuffle else places
+            done += [row for place in chosen for row in rows[place * step : (place + 1) * step]]
+        return done
 
-def training_sampler(trainer: Trainer | None, rows: int, batch_size: int, seed: int) -> ResumableBatchSampler:
+
+def training_sampler(
+    trainer: Trainer | None,
+    rows: int,
+    batch_size: int,
+    seed: int,
+    *,
+    lengths: Sequence[int] | None = None,
+    window: int = 1,
+) -> ResumableBatchSampler:
     """The sampler of this rank, which goes on wherever a resumed trainer has got to."""
     if trainer is None:
-        return ResumableBatchSampler(rows, batch_size, seed)
+        return ResumableBatchSampler(rows, batch_size, seed, lengths=lengths, window=window)
 
     def position() -> tuple[int, int]:
         done: int = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
@@ -84,7 +110,14 @@ def training_sampler(trainer: Trainer | None, rows: int, batch_size: int, seed: 
         return epoch, of_it
 
     sampler = ResumableBatchSampler(
-        rows, batch_size, seed, rank=trainer.global_rank, world=trainer.world_size, position=position
+        rows,
+        batch_size,
+        seed,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+        lengths=lengths,
+        window=window,
+        position=position,
     )
     return sampler
 

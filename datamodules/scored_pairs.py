@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from datamodules.batches import PairBatch, PairScores
+from datamodules.batches import PackedPairBatch, PairBatch, PairScores
 from datamodules.collate import collate_responses
 from datamodules.encoding import EncodedResponse
+from datamodules.packing import pack
 from datamodules.pairs import EncodedPair
 from datamodules.score_cache import ScoreCache, score_key
 from datamodules.wrong_input import WrongInput
@@ -77,3 +78,13 @@ def collate_pairs(batch: Sequence[ScoredPair], pad_id: int) -> PairBatch:
         for side in zip(*(pair.responses for pair in pairs), strict=True)
     )
     return PairBatch(chosen, rejected, stack_scores(batch))
+
+
+def pack_pairs(batch: Sequence[ScoredPair], pad_id: int, token_budget: int | None = None) -> PackedPairBatch:
+    """Batch of pairs in packed rows; see ``pack`` for the budget."""
+    pairs = [pair for pair, _ in batch]
+    prompts = [pair.chosen.prompt for pair in pairs]
+    responses = [(i, pair.responses[side]) for side in (0, 1) for i, pair in enumerate(pairs)]
+    names = [response.place for _, response in responses]
+    tokens = pack(prompts, [(i, response.response) for i, response in responses], names, pad_id, token_budget)
+    return PackedPairBatch(tokens, stack_scores(batch))

@@ -104,9 +104,10 @@ def freeze(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, **settings: Any) -> Tensor:
     """Last hidden states (N, L, h), the output head left out so that no logits are made."""
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    settings |= {"attention_mask": attention_mask, "use_cache": False}
+    return model.base_model(input_ids=input_ids, **settings).last_hidden_state
 
 
 def output_head(model: PreTrainedModel, vocabulary: int | None = None) -> OutputHead:

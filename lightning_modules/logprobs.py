@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK_LOGITS = 2**22  # 16 MB of float32: stays in a CPU's last-level cache
+CPU_KEPT_LOGITS = 2**24  # 64 MB: up to here making them again costs more than it saves
 GPU_CHUNK_LOGITS = 2**27  # 512 MB: large enough that the matrix product runs at full rate
 HALF = (torch.bfloat16, torch.float16)
 
@@ -64,7 +65,7 @@ def token_logps(hidden: Tensor, head: OutputHead, targets: Tensor, chunk: int | 
     """Log-probability of each target token: ``log softmax(logits)[target]``.
 
     The backward pass recomputes each chunk's logits, so memory beyond the inputs and
-    their gradients is one chunk in both passes.
+    their gradients is one chunk in both passes. (On a CPU up to ``CPU_KEPT_LOGITS`` are kept instead.)
 
     Args:
         hidden: (T, h), the states that predict the targets (already shifted).
@@ -124,7 +125,10 @@ def token_kl(
 
 
 class _ChunkedLogps(torch.autograd.Function):
-    """Forward keeps only each token's log-normaliser; backward makes the logits again, a chunk at a time."""
+    """Forward keeps only each token's log-normaliser; backward makes the logits again, a chunk at a time.
+
+    Where they are few, forward keeps exp(logits − max) with its sum instead.
+    """
 
     @staticmethod
     def forward(
@@ -133,20 +137,28 @@ class _ChunkedLogps(torch.autograd.Function):
         scale, softcap, size = settings
         head = _ready(OutputHead(weight, bias, scale, softcap), hidden)
         logps = torch.empty(targets.shape, dtype=_result_dtype(hidden), device=hidden.device)
-        normalisers = torch.empty_like(logps)
+        normalisers, sums = torch.empty_like(logps), torch.empty_like(logps)
+        few = hidden.device.type == "cpu" and len(targets) * len(weight) <= CPU_KEPT_LOGITS
+        keep, kept = few and softcap is None and any(ctx.needs_input_grad), list[Tensor]()
         for start in range(0, len(targets), size):
             piece = slice(start, start + size)
             logits = logits_of(hidden[piece], head)
-            normalisers[piece] = logits.logsumexp(-1)
-            logps[piece] = logits.gather(-1, targets[piece, None]).squeeze(-1) - normalisers[piece]
-        ctx.save_for_backward(hidden, weight, bias, targets, normalisers)
+            logps[piece] = logits.gather(-1, targets[piece, None]).squeeze(-1)
+            if keep:
+                most = logits.amax(-1, keepdim=True)
+                kept.append(logits.sub_(most).exp_())
+                sums[piece] = kept[-1].sum(-1)
+                normalisers[piece] = sums[piece].log() + most[:, 0]
+            else:
+                normalisers[piece] = logits.logsumexp(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, normalisers, sums, *kept)
         ctx.settings = settings
-        return logps
+        return logps.sub_(normalisers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, bias, targets, normalisers = ctx.saved_tensors
+        hidden, weight, bias, targets, normalisers, sums, *kept = ctx.saved_tensors
         scale, softcap, size = ctx.settings
         head = _ready(OutputHead(weight, bias, scale, softcap), hidden)
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
@@ -157,7 +169,10 @@ class _ChunkedLogps(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), size):
                 piece = slice(start, start + size)
-                slope = _logit_grad(hidden[piece], head, targets[piece], normalisers[piece], grad[piece])
+                if kept:
+                    slope = _kept_grad(kept[start // size], targets[piece], sums[piece], grad[piece], scale)
+                else:
+                    slope = _logit_grad(hidden[piece], head, targets[piece], normalisers[piece], grad[piece])
                 if grad_bias is not None:
                     grad_bias += slope.sum(0)
                 slope = slope.to(head.weight.dtype)
@@ -188,6 +203,12 @@ def _logit_grad(hidden: Tensor, head: OutputHead, targets: Tensor, normalisers: 
     if head.scale != 1.0:
         slope *= head.scale
     return slope
+
+
+def _kept_grad(kept: Tensor, targets: Tensor, sums: Tensor, grad: Tensor, scale: float) -> Tensor:
+    """The same from exp(logits − max) (T, V) and its sums (T,), without a soft cap."""
+    slope = kept * (-scale * grad / sums)[:, None]
+    return slope.scatter_add_(-1, targets[:, None], scale * grad[:, None])
 
 
 def _result_dtype(hidden: Tensor) -> torch.dtype:

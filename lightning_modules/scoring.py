@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches import TokenBatch
+from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.language_model import ModelSource, hidden_states, output_head
 from lightning_modules.logprobs import token_logps
+from lightning_modules.packing import Packing
+
+PACKING = Packing()
 
 
 class ResponseStates(NamedTuple):
@@ -24,34 +27,47 @@ class ResponseStates(NamedTuple):
     """(T,) int64, the row of the batch each belongs to."""
 
 
-def response_states(model: PreTrainedModel, batch: TokenBatch) -> ResponseStates:
+def response_states(
+    model: PreTrainedModel, batch: TokenBatch | PackedTokenBatch, packing: Packing = PACKING
+) -> ResponseStates:
     """Hidden states of the response tokens only: nothing is computed over the head for prompt and padding."""
+    batch, settings = packing.ready(model, batch)
+    hidden = hidden_states(model, batch.input_ids, **settings)
+    if isinstance(batch, PackedTokenBatch):
+        return ResponseStates(hidden.flatten(0, 1)[batch.states], batch.targets, batch.owners)
     mask = batch.response_mask[:, 1:]
-    hidden = hidden_states(model, batch.input_ids, batch.attention_mask)[:, :-1]
-    return ResponseStates(hidden[mask], batch.input_ids[:, 1:][mask], mask.nonzero()[:, 0])
+    return ResponseStates(hidden[:, :-1][mask], batch.input_ids[:, 1:][mask], mask.nonzero()[:, 0])
 
 
 def response_logps(
-    model: PreTrainedModel, batch: TokenBatch, *, vocabulary: int | None = None, chunk: int | None = None
+    model: PreTrainedModel,
+    batch: TokenBatch | PackedTokenBatch,
+    *,
+    vocabulary: int | None = None,
+    chunk: int | None = None,
+    packing: Packing = PACKING,
 ) -> Tensor:
     """Log-probability of each response given its prompt, summed over its tokens.
 
     Args:
         model: A causal language model; gradients reach it unless it is frozen.
-        batch: N rows.
+        batch: N responses, in rows of their own or packed.
         vocabulary: Rows of the head that the softmax runs over (see ``output_head``).
         chunk: Response tokens whose logits exist at one time; the result does not depend on it.
+        packing: How packed rows are read.
 
     Returns:
         (N,) float32, nats. A row without response tokens gives 0.
     """
-    head, states = output_head(model, vocabulary), response_states(model, batch)
+    head, states = output_head(model, vocabulary), response_states(model, batch, packing)
     per_token = token_logps(states.hidden, head, states.targets, chunk)
     return per_token.new_zeros(len(batch.row_ids)).index_add(0, states.rows, per_token)
 
 
-def response_lengths(batch: TokenBatch) -> Tensor:
-    """(N,) float32: response tokens of each row."""
+def response_lengths(batch: TokenBatch | PackedTokenBatch) -> Tensor:
+    """(N,) float32: tokens of each response."""
+    if isinstance(batch, PackedTokenBatch):
+        return torch.bincount(batch.owners, minlength=len(batch.row_ids)).to(torch.float32)
     return batch.response_mask.sum(-1).to(torch.float32)
 
 
@@ -67,13 +83,14 @@ class ResponseScores(NamedTuple):
 class ScoringModule(FrozenModelsModule):
     """Log-probabilities of responses under each of several frozen models.
 
-    Takes: ``TokenBatch``. ``predict_step`` returns ``ResponseScores``.
+    Takes: ``TokenBatch`` or ``PackedTokenBatch``. ``predict_step`` returns ``ResponseScores``.
 
     Args:
         models: Name → model; see ``FrozenModelsModule``.
         tokenizer: Shared by all; its length is the real vocabulary.
         logits_chunk: See ``PolicyModule``.
         padded_vocabulary: See ``PolicyModule``.
+        packing: See ``Packing``.
         **settings: See ``FrozenModelsModule``.
     """
 
@@ -84,14 +101,19 @@ class ScoringModule(FrozenModelsModule):
         *,
         logits_chunk: int | None = None,
         padded_vocabulary: bool = False,
+        packing: PackingSetting = "auto",
         **settings: Any,
     ):
         super().__init__(models, tokenizer, **settings)
         self.logits_chunk, self.vocabulary = logits_chunk, None if padded_vocabulary else len(tokenizer)
+        self.packing = Packing(packing)
 
     @torch.no_grad()
-    def predict_step(self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0) -> ResponseScores:
+    def predict_step(
+        self, batch: TokenBatch | PackedTokenBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> ResponseScores:
         """Score the batch with the model that its loader belongs to."""
         name = self.name_of(dataloader_idx)
-        logps = response_logps(self.model(name), batch, vocabulary=self.vocabulary, chunk=self.logits_chunk)
+        settings = {"vocabulary": self.vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
+        logps = response_logps(self.model(name), batch, **settings)
         return ResponseScores(name, batch.row_ids, logps.tolist())

@@ -16,6 +16,7 @@ PURE = {
     "lightning_modules/rast/rewards.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
     "datamodules/collate.py": {"torch", "numpy", "datamodules.batches"},
+    "datamodules/packing.py": {"torch", "datamodules.batches"},
     "datamodules/batches.py": {"torch"},
     "datamodules/almanac/marking.py": set(),
     "datamodules/templates/words.py": set(),

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches import PairBatch, PairScores
+from datamodules.batches import PackedPairBatch, PackingSetting, PairBatch, PairScores, Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.dadpo.loss import DaDPOLoss, check_betas, dadpo_loss, overshoot_factor
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
+from lightning_modules.packing import Packing
 from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.serving import Engine, Served
 from lightning_modules.trainable import PolicyModule
 
 
@@ -21,8 +23,8 @@ class DaDPOModule(PolicyModule):
     In ``cached`` mode batches bring the frozen models' log-probabilities along (``PairBatch.scores``), and neither
     model is in memory. In ``live`` mode both are loaded and run in every step; the loss is the same.
 
-    Takes: ``PairBatch``. Logs: ``{name}/{train|val}/KEY``, the keys of the README's table. Over several batches,
-    quantiles are means of the batches' quantiles.
+    Takes: ``PackedPairBatch`` or ``PairBatch``. Logs: ``{name}/{train|val}/KEY``, the keys of the README's
+    table. Over several batches, quantiles are means of the batches' quantiles.
 
     Args:
         student: Where the policy starts.
@@ -34,6 +36,7 @@ class DaDPOModule(PolicyModule):
         reference: In live mode; default: the student as it starts. (A student made from config fields starts anew
             in each process: to resume live training from a checkpoint, save it and name its folder.)
         frozen_dtype: Of reference and teacher in live mode; default: the policy's.
+        packing: How packed rows are read; see ``Packing``.
         name: The stage's name.
         **policy_settings: See ``PolicyModule``.
 
@@ -52,6 +55,7 @@ class DaDPOModule(PolicyModule):
         teacher: ModelSource | None = None,
         reference: ModelSource | None = None,
         frozen_dtype: str | None = None,
+        packing: PackingSetting = "auto",
         name: str = "dadpo",
         **policy_settings: Any,
     ):
@@ -66,7 +70,7 @@ class DaDPOModule(PolicyModule):
             raise WrongInput("live mode needs a teacher", f"{name}: teacher", "give one, or use mode=cached")
         self.beta_ref, self.beta_teacher, self.mode = beta_ref, beta_teacher, mode
         self.reference_source, self.teacher_source = student if reference is None else reference, teacher
-        self.frozen_dtype = frozen_dtype
+        self.frozen_dtype, self.packing = frozen_dtype, Packing(packing)
         # A tuple is no submodule: the frozen models stay out of the optimizer, the checkpoint, `train()` and DDP.
         self._frozen: tuple[PreTrainedModel, ...] = ()
 
@@ -85,26 +89,24 @@ class DaDPOModule(PolicyModule):
                 # A student made from nothing has no folder to load again: the reference is a copy of its start.
                 self._frozen[0].load_state_dict(self.trained_policy.state_dict())
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PairBatch | PackedPairBatch, batch_idx: int) -> Tensor:
         """Mean daDPO loss over the pairs of the batch."""
-        return self.guard(self._step(batch, "train"), batch.chosen.row_ids)
+        return self.guard(self._step(batch, "train"), batch.row_ids)
 
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: PairBatch | PackedPairBatch, batch_idx: int) -> None:
         """Loss and diagnostics on held-out pairs."""
         self._step(batch, "val")
 
-    def policy_logps(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    def policy_logps(self, batch: PairBatch | PackedPairBatch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B,) of chosen and rejected responses under the policy, in one forward pass."""
         assert self.policy is not None
-        logps = response_logps(self.policy, batch.stacked(), vocabulary=self.vocabulary, chunk=self.logits_chunk)
-        chosen, rejected = logps.chunk(2)
-        return chosen, rejected
+        return self._both_logps(self.policy, batch)
 
-    def losses(self, batch: PairBatch) -> DaDPOLoss:
+    def losses(self, batch: PairBatch | PackedPairBatch) -> DaDPOLoss:
         """Loss and diagnostics of each pair."""
         return self._losses(self.policy_logps(batch), self.frozen_scores(batch))
 
-    def frozen_scores(self, batch: PairBatch) -> PairScores:
+    def frozen_scores(self, batch: PairBatch | PackedPairBatch) -> PairScores:
         """The four frozen log-probabilities of each pair: from the batch, or computed now.
 
         Raises:
@@ -117,30 +119,38 @@ class DaDPOModule(PolicyModule):
                 )
             return batch.scores
         reference, teacher = (model.to(self.device) for model in self._frozen)  # type: ignore[arg-type]
-        pairs = batch.stacked()
         with torch.no_grad():
-            both = [
-                response_logps(model, pairs, vocabulary=self.vocabulary, chunk=self.logits_chunk).chunk(2)
-                for model in (reference, teacher)
-            ]
-        return PairScores(*both[0], *both[1])
+            return PairScores(*self._both_logps(reference, batch), *self._both_logps(teacher, batch))
+
+    def serve(self, workload: Workload, engine: Engine) -> list[Served]:
+        """As ``PolicyModule.serve``, with the attention that the policy came with."""
+        self.packing.restore(self.trained_policy)
+        return super().serve(workload, engine)
+
+    def _both_logps(self, model: PreTrainedModel, batch: PairBatch | PackedPairBatch) -> tuple[Tensor, Tensor]:
+        settings = {"vocabulary": self.vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
+        chosen, rejected = response_logps(model, batch.stacked(), **settings).chunk(2)
+        return chosen, rejected
 
     def _losses(self, policy: tuple[Tensor, Tensor], frozen: PairScores) -> DaDPOLoss:
         return dadpo_loss(*policy, *frozen, beta_ref=self.beta_ref, beta_teacher=self.beta_teacher)
 
-    def _step(self, batch: PairBatch, split: str) -> Tensor:
+    def _step(self, batch: PairBatch | PackedPairBatch, split: str) -> Tensor:
         policy = self.policy_logps(batch)
         result = self._losses(policy, self.frozen_scores(batch))
         loss = result.loss.mean()
         diagnostics = self._diagnostics(batch, result, policy)
-        pairs, gather = len(batch.chosen.row_ids), split == "val"
+        pairs, gather = len(batch.row_ids), split == "val"
         self.log(f"{self.name}/{split}/loss", loss.detach(), prog_bar=True, batch_size=pairs, sync_dist=gather)
         named = {f"{self.name}/{split}/{key}": value for key, value in diagnostics.items()}
         self.log_dict(named, batch_size=pairs, sync_dist=gather)
         return loss
 
-    def _diagnostics(self, batch: PairBatch, result: DaDPOLoss, policy: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def _diagnostics(
+        self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
         target = result.target_margin.float()
+        chosen_tokens, rejected_tokens = response_lengths(batch.stacked()).chunk(2)
         low, middle, high = target.quantile(target.new_tensor([0.1, 0.5, 0.9]))
         return {
             "margin": result.margin.mean(),
@@ -157,6 +167,7 @@ class DaDPOModule(PolicyModule):
             "overshoot_factor": target.new_tensor(overshoot_factor(self.beta_ref, self.beta_teacher)),
             "chosen_logps": policy[0].detach().mean(),
             "rejected_logps": policy[1].detach().mean(),
-            "chosen_tokens": response_lengths(batch.chosen).mean(),
-            "rejected_tokens": response_lengths(batch.rejected).mean(),
+            "chosen_tokens": chosen_tokens.mean(),
+            "rejected_tokens": rejected_tokens.mean(),
+            "useful_token_share": batch.tokens_needed() / self.packing.computed(self.trained_policy, batch.stacked()),
         }

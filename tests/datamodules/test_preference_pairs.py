@@ -2,9 +2,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning import LightningModule, Trainer
 
-from datamodules.batches import PairBatch, TokenBatch
+from datamodules.batches import PackedPairBatch, PackedTokenBatch, PairBatch, TokenBatch
 from datamodules.preference_pairs import PreferencePairsDataModule
 from datamodules.scored_pairs import response_key
 from datamodules.wrong_input import WrongInput
@@ -15,6 +16,8 @@ ROWS = [
     for i in range(20)
     for word in ("first", "second")
 ]
+
+LONG = [{"prompt": f"Who is number {i}? ", "chosen": "Ada " * (1 + i * 7 % 20), "rejected": "No."} for i in range(40)]
 
 
 @pytest.fixture
@@ -204,7 +207,60 @@ def test_a_file_gives_the_same_pairs(tokenizer, tmp_path):
     assert one.train_pairs[0].chosen.place == "pairs.jsonl:1"
 
 
+def test_packed_batches_hold_the_same_pairs_and_scores_in_the_same_order(cached):
+    padded = cached()
+    score(padded)
+    for budget in (None, 60):
+        packed = cached(packing="auto", token_budget=budget)
+        for loader in ("train_dataloader", "val_dataloader"):
+            batches = list(zip(getattr(packed, loader)(), getattr(padded, loader)(), strict=True))
+            assert batches
+            for ours, theirs in batches:
+                assert isinstance(ours, PackedPairBatch)
+                assert ours.row_ids == theirs.row_ids
+                ours_alone, stacked = ours.stacked().padded(), theirs.stacked()
+                for i in range(len(stacked.row_ids)):
+                    seen, theirs_seen = ours_alone.attention_mask[i].bool(), stacked.attention_mask[i].bool()
+                    assert torch.equal(ours_alone.input_ids[i][seen], stacked.input_ids[i][theirs_seen])
+                    assert torch.equal(ours_alone.response_mask[i][seen], stacked.response_mask[i][theirs_seen])
+                assert all(torch.equal(a, b) for a, b in zip(ours.scores, theirs.scores, strict=True))
+                rows, width = ours.tokens.input_ids.shape
+                assert rows == 1 if budget is None else width <= 60
+
+
+def test_packed_scoring_asks_for_each_response_once(cached):
+    data = cached(packing="auto", score_batch_size=6)
+    for rank in (0, 1, 2):
+        for name, loader in zip(("reference", "teacher"), on_rank(data, rank, 3).predict_dataloader(), strict=True):
+            for batch in loader:
+                assert isinstance(batch, PackedTokenBatch)
+                assert len(batch.row_ids) <= 6
+                data.cache(name).write({key: number_of(key, name) for key in batch.row_ids})
+    assert data.final_metrics["reused"] + data.final_metrics["computed"] == 120
+    assert score(cached()) == 0  # packed or padded, the keys are the same
+    data = cached(rows=[ROWS[0], ROWS[1]], packing="auto", score_dtype="bfloat16")
+    (batch,) = data.predict_dataloader()[0]  # one prompt, three different responses
+    assert [len(prompt.responses) for prompt in batch.layout] in ([2, 1], [1, 2])
+
+
+def test_a_window_sorts_by_length_and_changes_no_pair(cached):
+    data, plain = cached(sort_window=3, rows=LONG), cached(rows=LONG)
+    score(data)
+
+    def lengths(data) -> list[list[int]]:
+        return [batch.chosen.attention_mask.sum(-1).tolist() for batch in data.train_dataloader()]
+
+    sorted_lengths, others = lengths(data), lengths(plain)
+    assert sorted(sum(sorted_lengths, [])) == sorted(sum(others, []))
+    spread = [sum(max(batch) - min(batch) for batch in each) for each in (sorted_lengths, others)]
+    assert spread[0] < spread[1] / 1.5
+
+
 def test_settings_that_cannot_be_are_refused(tokenizer, model_folder, tmp_path):
+    with pytest.raises(WrongInput, match="unknown packing 'dense'"):
+        PreferencePairsDataModule(ROWS, tokenizer, packing="dense")  # type: ignore[arg-type]
+    with pytest.raises(WrongInput, match="a row of 0 tokens"):
+        PreferencePairsDataModule(ROWS, tokenizer, token_budget=0)
     with pytest.raises(WrongInput, match="give all three or none"):
         PreferencePairsDataModule(ROWS, tokenizer, reference="a", teacher="b")
     with pytest.raises(WrongInput, match="val_fraction"):

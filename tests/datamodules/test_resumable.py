@@ -49,6 +49,48 @@ def test_the_rest_of_an_epoch_is_the_same_however_much_of_it_is_done(seed, epoch
     assert rest == [batches[done:] for batches in whole]
 
 
+LENGTHS = [(7 * row) % 40 for row in range(40)]
+
+
+def windowed(window: int, world: int = 1, done: int = 0, epoch: int = 0, shuffle: bool = True) -> list[list[list[int]]]:
+    """Batches of each rank, sorted in windows."""
+    settings = {"world": world, "lengths": LENGTHS, "window": window, "shuffle": shuffle}
+    ranks = range(world)
+    return [
+        list(ResumableBatchSampler(40, 3, 5, rank=rank, position=lambda: (epoch, done), **settings)) for rank in ranks
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 3), st.integers(0, 4), st.integers(0, 3))
+def test_a_window_sorts_its_rows_and_nothing_else(window, world, done, epoch):
+    ranks, plain = windowed(window, world, epoch=epoch), windowed(1, world, epoch=epoch)
+    steps = [sum(parts, []) for parts in zip(*ranks, strict=True)]
+    unsorted = [sum(parts, []) for parts in zip(*plain, strict=True)]
+    for start in range(0, len(steps), window):
+        here, there = (sum(each[start : start + window], []) for each in (steps, unsorted))
+        assert sorted(here) == sorted(there)  # the window's own rows
+        if window > 1:
+            by_length = sorted(steps[start : start + window], key=lambda step: LENGTHS[step[0]])
+            lengths = [LENGTHS[row] for step in by_length for row in step]
+            assert lengths == sorted(lengths)  # of like length in a step
+    assert [batches[done:] for batches in ranks] == windowed(window, world, done, epoch)  # resumed
+
+
+def test_the_steps_of_a_window_stay_in_random_order():
+    firsts = [[LENGTHS[batch[0]] for batch in windowed(13, epoch=epoch)[0]] for epoch in range(3)]
+    assert all(lengths != sorted(lengths) for lengths in firsts)
+    assert firsts[0] != firsts[1]
+    (in_order,) = windowed(13, shuffle=False)
+    assert [LENGTHS[row] for batch in in_order for row in batch] == sorted(LENGTHS[:39])
+
+
+@pytest.mark.parametrize(("window", "lengths"), [(0, [1] * 4), (2, None), (2, [1] * 3)])
+def test_a_window_needs_lengths(window, lengths):
+    with pytest.raises(WrongInput, match=f"a window of {window} steps"):
+        ResumableBatchSampler(4, 2, 0, window=window, lengths=lengths)
+
+
 def test_each_epoch_and_seed_has_an_order_of_its_own():
     orders = {str(epoch_of(40, 4, seed, epoch)) for seed in range(3) for epoch in range(4)}
     assert len(orders) == 12

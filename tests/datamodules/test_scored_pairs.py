@@ -4,7 +4,7 @@ import torch
 from datamodules.batches import PairScores
 from datamodules.pairs import read_pairs
 from datamodules.score_cache import ScoreCache, Scorer
-from datamodules.scored_pairs import ScoredPair, collate_pairs, response_key, stack_scores, with_scores
+from datamodules.scored_pairs import ScoredPair, collate_pairs, pack_pairs, response_key, stack_scores, with_scores
 from datamodules.wrong_input import WrongInput
 
 ROWS = [{"prompt": "Who? ", "chosen": "Ada " * i, "rejected": "No " * (7 - i)} for i in range(1, 6)]
@@ -75,3 +75,23 @@ def test_both_sides_have_one_length_and_lose_nothing(pairs, tokenizer):
             assert (
                 tokens.input_ids[i][tokens.response_mask[i]].tolist() == response.ids[response.prompt_length :].tolist()
             )
+
+
+def test_packed_pairs_are_the_same_pairs_with_each_prompt_once(pairs, caches):
+    fill(caches, pairs)
+    scored = with_scores(pairs, *caches, "pairs.jsonl")
+    packed, padded = pack_pairs(scored, 9, 40), collate_pairs(scored, 9)
+    assert packed.row_ids == padded.row_ids
+    again, stacked = packed.stacked().padded(), padded.stacked()
+    length = again.input_ids.shape[1]
+    assert torch.equal(again.attention_mask, stacked.attention_mask[:, :length])
+    assert torch.equal(again.response_mask, stacked.response_mask[:, :length])
+    seen = again.attention_mask.bool()
+    assert torch.equal(again.input_ids[seen], stacked.input_ids[:, :length][seen])
+    for ours, theirs in zip(packed.scores, padded.scores, strict=True):
+        assert torch.equal(ours, theirs)
+    used = sum(len(p.chosen.ids) + len(p.rejected.response) for p in pairs)
+    assert packed.tokens_needed() == padded.tokens_needed() == used
+    assert packed.tokens.input_ids.shape[1] <= 40
+    assert (packed.tokens.input_ids[packed.tokens.prompts < 0] == 9).all()
+    assert pack_pairs([ScoredPair(pair, None) for pair in pairs], 0).scores is None

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_modules import logprobs
 from lightning_modules.logprobs import OutputHead, chunk_tokens, token_kl, token_logps
 
 HEADS = {
@@ -46,6 +47,14 @@ def gradients(function, hidden, head, targets, *arguments):
     return torch.autograd.grad((function(hidden, head, targets, *arguments) * weights).sum(), leaves)
 
 
+@pytest.fixture(params=["kept", "made again"])
+def both_ways(request, monkeypatch):
+    """Logits that are kept from forward to backward, and logits that are not."""
+    if request.param == "made again":
+        monkeypatch.setattr(logprobs, "CPU_KEPT_LOGITS", 0)
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("settings", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_value_and_gradients_are_those_of_the_full_softmax(settings, dtype, tolerance):
@@ -63,6 +72,7 @@ def test_neither_value_nor_gradient_depends_on_the_chunk(chunk):
         torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("settings", HEADS.values(), ids=HEADS)
 def test_gradcheck(settings):
     hidden, head, targets = make(tokens=5, width=3, vocabulary=6, **settings)
@@ -147,6 +157,24 @@ def test_the_full_logits_never_exist():
     with LargestTensor() as seen:
         token_kl(hidden, head, hidden, head, chunk)
     assert seen.elements == chunk * vocabulary
+
+
+def test_kept_logits_serve_two_backward_passes_and_are_not_kept_without_gradient():
+    hidden, head, targets = make(dtype=torch.float32, bias=True)
+    loss = token_logps(hidden, head, targets, 4).square().sum()
+    first = torch.autograd.grad(loss, [hidden, head.weight], retain_graph=True)
+    for again, grad in zip(torch.autograd.grad(loss, [hidden, head.weight]), first, strict=True):
+        assert torch.equal(again, grad)
+    loss = token_logps(hidden, head, targets, 4)
+    assert len(loss.grad_fn.saved_tensors) == 6 + 3
+    with torch.no_grad():
+        assert token_logps(hidden, head, targets, 4).grad_fn is None
+
+
+def test_logits_too_many_to_keep_are_made_again(monkeypatch):
+    hidden, head, targets = make(dtype=torch.float32)
+    monkeypatch.setattr(logprobs, "CPU_KEPT_LOGITS", 11 * 17 - 1)
+    assert len(token_logps(hidden, head, targets, 4).grad_fn.saved_tensors) == 6
 
 
 def test_no_tokens():

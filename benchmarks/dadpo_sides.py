@@ -1,0 +1,267 @@
+"""The sides of the daDPO benchmark: one set of pairs and models, and a step of each trainer."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import lightning
+import torch
+import trl
+from datasets import Dataset
+from lightning.pytorch.callbacks import Callback
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
+from trl.trainer.utils import add_fused_lm_head
+
+from callbacks.score_writer import ScoreWriter
+from datamodules.preference_pairs import PreferencePairsDataModule
+from lightning_modules import DaDPOModule, ScoringModule
+
+VOCABULARY, PAIRS, BETA_REF, BETA_TEACHER, RATE = 8192, 8, 0.05, 0.05, 1e-4
+PROMPT, RESPONSE = (64, 192), (16, 160)
+
+
+class Size(NamedTuple):
+    """A student; its teacher is twice as wide."""
+
+    width: int
+    layers: int
+    steps: int
+    """Timed in each turn."""
+    turns: int
+
+
+SIZES = {"128x4": Size(128, 4, 5, 7), "512x8": Size(512, 8, 2, 5)}
+
+
+def make_tokenizer() -> Qwen2Tokenizer:
+    """A word a token, so that text and tokens are the same for everybody."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Qwen2Tokenizer(vocab=letters, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.add_tokens([AddedToken(f"w{i:04}", normalized=False) for i in range(VOCABULARY - len(tokenizer))])
+    return tokenizer
+
+
+def make_pairs(count: int, words: int) -> list[dict[str, str]]:
+    """Random words; lengths uniform, the end-of-turn token counted in."""
+    generator = torch.Generator().manual_seed(0)
+
+    def text(low: int, high: int) -> str:
+        length = int(torch.randint(low, high + 1, (), generator=generator))
+        return "".join(f"w{i:04}" for i in torch.randint(0, words, (length,), generator=generator).tolist())
+
+    answer = (RESPONSE[0] - 1, RESPONSE[1] - 1)
+    return [{"prompt": text(*PROMPT), "chosen": text(*answer), "rejected": text(*answer)} for _ in range(count)]
+
+
+def make_models(size: Size, folder: Path) -> dict[str, str]:
+    tokenizer, folders = make_tokenizer(), {}
+    for seed, (name, width) in enumerate((("student", size.width), ("teacher", 2 * size.width))):
+        torch.manual_seed(seed)
+        heads = {"num_attention_heads": width // 32 if width < 512 else width // 64, "num_key_value_heads": 2}
+        config = Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=size.layers,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            **heads,
+        )
+        folders[name] = str(folder / name)
+        Qwen2ForCausalLM(config).save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+class Clock:
+    """Seconds of each step but the first, with losses and useful shares of all; memory over all of them."""
+
+    def __init__(self, threads: int):
+        # One thread's time on its core: on a shared machine the wall clock times the others too.
+        self.now = time.process_time if threads == 1 else time.perf_counter
+        self.last: float | None = None
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+        self.shares: list[float] = []
+        self.extra_bytes = 0.0
+
+    def begin(self, parameters: Any) -> None:
+        self.moments = 8 * sum(p.numel() for p in parameters)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        self.before = _kib("VmRSS")
+
+    def tick(self) -> None:
+        now = self.now()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
+
+    def end(self) -> None:
+        """Bytes of the peak above what was there, less the optimizer's two moments."""
+        self.extra_bytes = 1024 * (_kib("VmHWM") - self.before) - self.moments
+
+
+def _kib(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+
+class OurWatch(Callback):
+    """A clock in Lightning's loop."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.clock.begin(pl_module.parameters())
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.tick()
+        self.clock.losses.append(float(outputs["loss"]))
+        self.clock.shares.append(float(trainer.callback_metrics["dadpo/train/useful_token_share"]))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.clock.end()
+
+
+class TheirWatch(TrainerCallback):
+    """A clock in transformers' loop."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **settings: Any) -> None:
+        self.clock.begin(model.parameters())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
+        self.clock.tick()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
+        self.clock.end()
+
+
+class DaDPOTrainer(trl.DPOTrainer):
+    """DaDPO is DPO at β = β1 + β2 from the reference (β1·ref + β2·te) / (β1 + β2)."""
+
+    losses: list[float]
+
+    def __init__(self, *arguments: Any, teacher: Any, **settings: Any):
+        self.teacher, self.losses = teacher, []
+        add_fused_lm_head(teacher)
+        super().__init__(*arguments, **settings)
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> tuple[torch.Tensor, ...]:
+        reference, teacher = (super(DaDPOTrainer, self).compute_ref_log_probs(m, inputs) for m in (model, self.teacher))
+        total = BETA_REF + BETA_TEACHER
+        return tuple((BETA_REF * r + BETA_TEACHER * t) / total for r, t in zip(reference, teacher, strict=True))
+
+    def compute_loss(self, *arguments: Any, **settings: Any) -> Any:
+        loss = super().compute_loss(*arguments, **settings)
+        self.losses.append(float(loss))
+        return loss
+
+
+class Bench:
+    """The sides over one set of pairs and models."""
+
+    def __init__(self, size: Size, folder: Path, threads: int):
+        self.size, self.folder, self.threads = size, folder, threads
+        self.folders, self.tokenizer = make_models(size, folder), make_tokenizer()
+        self.rows = make_pairs(PAIRS * (size.steps + 1), VOCABULARY - 300)
+        self._peer: Any = None
+
+    def data(self, packing: str, scored: bool = True) -> PreferencePairsDataModule:
+        frozen = {"reference": self.folders["student"], "teacher": self.folders["teacher"]} if scored else {}
+        cache = {"cache_dir": self.folder / "scores"} if scored else {}
+        settings = {"batch_size": PAIRS, "val_fraction": 0, "packing": packing}
+        return PreferencePairsDataModule(self.rows, self.tokenizer, **frozen, **cache, **settings)
+
+    def score(self) -> None:
+        """Fill the cache."""
+        module = ScoringModule({"reference": self.folders["student"], "teacher": self.folders["teacher"]}, self.tokenizer)
+        trainer = self.lightning(callbacks=[ScoreWriter()])
+        trainer.predict(module, datamodule=self.data("auto"), return_predictions=False)
+
+    def lightning(self, **settings: Any) -> lightning.Trainer:
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        fixed = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        return lightning.Trainer(**quiet, **fixed, max_epochs=1, gradient_clip_val=1.0, **settings)
+
+    def ours(self, side: str, clock: Clock) -> None:
+        """One epoch of a fresh module."""
+        packing, live = ("auto", False) if side == "packed" else ("off", side == "live")
+        module = DaDPOModule(
+            self.folders["student"],
+            self.tokenizer,
+            mode="live" if live else "cached",
+            teacher=self.folders["teacher"] if live else None,
+            beta_ref=BETA_REF,
+            beta_teacher=BETA_TEACHER,
+            optimizer=lambda groups: torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0, fused=True),
+            warmup=0.0,
+            packing=packing,  # type: ignore[arg-type]
+        )
+        self.lightning(callbacks=[OurWatch(clock)]).fit(module, datamodule=self.data(packing, not live))
+
+    def peer(self) -> trl.DPOTrainer:
+        """TRL's trainer, its reference log-probabilities computed."""
+        if self._peer is None:
+            data = self.data("off", scored=False)
+            data.setup("fit")
+            places = [place for batch in data.train_dataloader() for place in batch.row_ids]
+            rows = [self.rows[int(place.removeprefix("row ")) - 1] for place in places]
+            config = trl.DPOConfig(
+                str(self.folder / "trl"),
+                beta=BETA_REF + BETA_TEACHER,
+                precompute_ref_log_probs=True,
+                per_device_train_batch_size=PAIRS,
+                num_train_epochs=1,
+                train_sampling_strategy="sequential",
+                max_length=None,
+                learning_rate=RATE,
+                lr_scheduler_type="cosine",
+                optim="adamw_torch_fused",
+                max_grad_norm=1.0,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                dataloader_pin_memory=False,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            )
+            student, reference, teacher = (
+                Qwen2ForCausalLM.from_pretrained(self.folders[name]) for name in ("student", "student", "teacher")
+            )
+            data_and_tokenizer = {"train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer}
+            self._peer = DaDPOTrainer(student, reference, config, teacher=teacher, **data_and_tokenizer)
+            self._start = {name: value.clone() for name, value in student.state_dict().items()}
+        return self._peer
+
+    def theirs(self, clock: Clock) -> None:
+        """One epoch of TRL's trainer from the same start."""
+        trainer = self.peer()
+        trainer.model.load_state_dict(self._start)
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.losses = clock.losses
+        watch = TheirWatch(clock)
+        trainer.add_callback(watch)
+        trainer.train()
+        trainer.remove_callback(watch)
+
+    def run(self, side: str) -> Clock:
+        clock = Clock(self.threads)
+        if side == "TRL":
+            self.theirs(clock)
+        else:
+            self.ours(side, clock)
+        return clock

@@ -1,0 +1,185 @@
+"""Which attention a model reads packed rows with, found out once a model, or none: then its rows are padded."""
+
+import inspect
+import logging
+from typing import Any, NamedTuple, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from datamodules.batches import PackedPrompt, PackedTokenBatch, PackingSetting, TokenBatch
+from datamodules.wrong_input import WrongInput
+from lightning_modules.packed_attention import BLOCKS, blocks_of, dense_mask, flex_mask
+
+log = logging.getLogger(__name__)
+FLEX = "flex_attention"
+
+
+class Choice(NamedTuple):
+    """How a model reads packed rows."""
+
+    attention: str | None
+    """``BLOCKS``, ``FLEX``, or the model's own with a dense mask; None: not at all."""
+    window: float
+    """Tokens that a sliding window or chunk holds: prepared masks know nothing of it, so no sequence may be longer."""
+
+    def reads(self, batch: PackedTokenBatch) -> bool:
+        """Whether it can."""
+        return self.attention is not None and batch.longest <= self.window
+
+
+class Packing:
+    """Prepares the forward pass over packed rows; the attention is chosen and tried at a model's first batch.
+
+    Args:
+        setting: ``sdpa``: in blocks, or with a dense mask where a family has its own attention; ``flex``:
+            FlexAttention, on CUDA; ``auto``: flex where it can be, else sdpa; ``off``: packed rows are padded.
+
+    Raises:
+        WrongInput: Another setting.
+    """
+
+    def __init__(self, setting: PackingSetting = "auto"):
+        if setting not in get_args(PackingSetting):
+            known = ", ".join(get_args(PackingSetting))
+            raise WrongInput(f"unknown packing {setting!r}", "packing", f"one of {known}")
+        self.setting = setting
+        self._choices: WeakKeyDictionary[PreTrainedModel, Choice] = WeakKeyDictionary()
+        self._own: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+        self._told: set[str] = set()
+
+    def ready(
+        self, model: PreTrainedModel, batch: TokenBatch | PackedTokenBatch
+    ) -> tuple[TokenBatch | PackedTokenBatch, dict[str, Any]]:
+        """The batch as this model reads it, and what its forward pass takes beside the token ids."""
+        if isinstance(batch, TokenBatch):
+            return batch, {"attention_mask": batch.attention_mask}
+        if model not in self._choices:
+            self._choices[model] = self._choose(model)
+        choice = self._choices[model]
+        if not choice.reads(batch):
+            if choice.attention is not None:
+                self._tell(model, f"padded: its window of {choice.window} tokens is shorter than a sequence")
+            padded = batch.padded()
+            return padded, {"attention_mask": padded.attention_mask}
+        assert choice.attention is not None
+        _set_attention(model, choice.attention)
+        return _prepared(model, batch, choice.attention)
+
+    def computed(self, model: PreTrainedModel, batch: TokenBatch | PackedTokenBatch) -> int:
+        """Tokens that the model's layers compute for a batch that it has read, padding included."""
+        if isinstance(batch, TokenBatch):
+            return batch.input_ids.numel()
+        choice = self._choices[model]
+        if not choice.reads(batch):
+            return len(batch.row_ids) * batch.longest
+        if choice.attention in (BLOCKS, FLEX):
+            return batch.input_ids.numel()
+        return len(batch.layout) * max(length + sum(n for _, n in held) for _, _, length, held in batch.layout)
+
+    def restore(self, model: PreTrainedModel) -> None:
+        """Give a model the attention back that it came with, until its next packed batch: others serve with it."""
+        if model in self._own:
+            _set_attention(model, self._own[model])
+
+    def _choose(self, model: PreTrainedModel) -> Choice:
+        if self.setting == "off":
+            return Choice(None, 0)
+        own = self._own[model] = str(model.config._attn_implementation)
+        cuda = model.device.type == "cuda"
+        if self.setting == "flex" and not cuda:
+            raise WrongInput("FlexAttention trains on CUDA only", "packing", "set auto, or sdpa")
+        candidates = [FLEX] if cuda and self.setting in ("auto", "flex") else []
+        if self.setting in ("auto", "sdpa"):
+            candidates += [BLOCKS] if own != "eager" else []
+            candidates += [own] if own in ("sdpa", "eager") else []
+        for attention in candidates:
+            if _reads_packed_rows(model, attention):
+                self._tell(model, f"packed, attention: {attention}")
+                return Choice(attention, _window(model))
+            _set_attention(model, own)
+        self._tell(model, "padded: this family does not read packed rows right")
+        return Choice(None, 0)
+
+    def _tell(self, model: PreTrainedModel, what: str) -> None:
+        line = f"{type(model).__name__}: rows are {what}"
+        if line not in self._told:
+            self._told.add(line)
+            log.info(line)
+
+
+def _prepared(
+    model: PreTrainedModel, batch: PackedTokenBatch, attention: str
+) -> tuple[PackedTokenBatch, dict[str, Any]]:
+    device = batch.input_ids.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+    if attention == FLEX:
+        mask: Any = flex_mask(batch)
+    elif attention == BLOCKS:
+        # Four dimensions, so that transformers hands it on as it is; what is seen is said by the blocks.
+        placeholder = torch.zeros((1, 1, 1, 1), dtype=dtype, device=batch.input_ids.device)
+        placed = {"attention_mask": placeholder, "blocks": blocks_of(batch, dtype)}
+        return batch, {"position_ids": batch.position_ids, **placed}
+    else:
+        batch = batch.apart()
+        mask = dense_mask(batch, dtype)
+    return batch, {"position_ids": batch.position_ids, "attention_mask": mask}
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    if model.config._attn_implementation != attention:
+        model.set_attn_implementation(attention)
+
+
+def _window(model: PreTrainedModel) -> float:
+    """Tokens of the shortest sliding window or chunk among the layers."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    windows = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
+    if kinds is not None and set(kinds) == {"full_attention"}:
+        windows = []
+    return min((window for window in windows if window), default=float("inf"))
+
+
+@torch.no_grad()
+def _reads_packed_rows(model: PreTrainedModel, attention: str) -> bool:
+    """Whether the states of two small pairs in one row are those of their four responses alone."""
+    base, training = model.base_model, model.training
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return False
+    model.eval()
+    try:
+        batch = _trial(model.device)
+        alone = batch.padded()
+        plain = base(input_ids=alone.input_ids, attention_mask=alone.attention_mask, use_cache=False)
+        expected = plain.last_hidden_state[:, :-1][alone.response_mask[:, 1:]]
+        _set_attention(model, attention)
+        laid, settings = _prepared(model, batch, attention)
+        got = base(input_ids=laid.input_ids, use_cache=False, **settings).last_hidden_state.flatten(0, 1)[laid.states]
+        return _close(got.double(), expected.double(), 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05)
+    except Exception as error:  # families fail in a dozen ways on masks and positions that they do not know
+        log.debug("%s with %s: %s", type(model).__name__, attention, error)
+        return False
+    finally:
+        model.train(training)
+
+
+def _close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((got - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _trial(device: torch.device) -> PackedTokenBatch:
+    """Two pairs in one row: prompts of 3 and 2 tokens, responses of 3 and 2, 1 and 4."""
+    layout = [PackedPrompt(0, 0, 3, [(0, 3), (2, 2)]), PackedPrompt(0, 8, 2, [(1, 1), (3, 4)])]
+    ids = torch.tensor([[3, 9, 4, 7, 5, 8, 6, 3, 8, 5, 4, 9, 7, 3, 6]])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 0, 1, 2, 2, 3, 4, 5]])
+    prompts = torch.tensor([[0] * 8 + [1] * 7], dtype=torch.int32)
+    responses = torch.tensor([[-1] * 3 + [0] * 3 + [2] * 2 + [-1] * 2 + [1] + [3] * 4], dtype=torch.int32)
+    states = torch.tensor([2, 3, 4, 9, 2, 6, 9, 11, 12, 13])
+    owners = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
+    targets = torch.tensor([7, 5, 8, 4, 6, 3, 9, 7, 3, 6])
+    batch = PackedTokenBatch(ids, positions, prompts, responses, states, targets, owners, layout, [""] * 4)
+    return move_data_to_device(batch, device)
