@@ -41,6 +41,34 @@ class Example(NamedTuple):
     answers: Sequence[Answer]
 
 
+class Question(NamedTuple):
+    """One question, how it came to be asked that way, and what a model answered to it.
+
+    Attributes:
+        text: The question.
+        style: The template that it was asked by; empty without one.
+        answered: The answer; None where nobody was asked.
+        verdict: ``right``, ``partly``, ``wrong`` or empty.
+        tag: A word beside it, e.g. that it was the first choice.
+    """
+
+    text: str
+    style: str = ""
+    answered: str | None = None
+    verdict: str = ""
+    tag: str = ""
+
+
+class Passage(NamedTuple):
+    """A text in three parts, the middle one marked, the true question about it, and who asked what."""
+
+    before: str
+    marked: str
+    after: str
+    reference: str
+    asked: Sequence[tuple[str, Sequence[Question]]]
+
+
 class Section(NamedTuple):
     """A part of the page, shown in this order.
 
@@ -51,6 +79,7 @@ class Section(NamedTuple):
             from text that came from outside.
         tables: Numbers to read off.
         examples: Chats to read.
+        passages: Passages and questions to read.
     """
 
     title: str
@@ -58,6 +87,7 @@ class Section(NamedTuple):
     figures: Sequence[str] = ()
     tables: Sequence[Table] = ()
     examples: Sequence[Example] = ()
+    passages: Sequence[Passage] = ()
 
 
 def write_page(

@@ -58,6 +58,20 @@ class RunFiles:
                 self._note(path, f"the row {row.get('id', '?')!r} lacks `prompt` or `answers`")
         return whole
 
+    def questions(self) -> list[dict[str, Any]]:
+        """Rows of ``evaluate/questions.jsonl`` with a passage and what each method asked: lists of questions."""
+        path = self.run_dir / "evaluate" / "questions.jsonl"
+        whole = []
+        for row in self._rows(path):
+            methods = row.get("methods")
+            asked = {name: found for name, found in methods.items() if found} if isinstance(methods, dict) else {}
+            lists = all(isinstance(found, list) and all(map(_is_question, found)) for found in asked.values())
+            if isinstance(row.get("context"), str) and asked and lists:
+                whole.append({**row, "methods": asked})
+            else:
+                self._note(path, f"the row {row.get('id', '?')!r} lacks `context` or questions in `methods`")
+        return whole
+
     def target_margins(self) -> dict[str, Any]:
         """``dadpo/target_margin.json`` with its finite ``values``, or nothing."""
         path = self.run_dir / "dadpo" / "target_margin.json"
@@ -114,6 +128,10 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else math.nan
+
+
+def _is_question(asked: object) -> bool:
+    return isinstance(asked, dict) and isinstance(asked.get("question"), str)
 
 
 def _told(error: Exception) -> str:
