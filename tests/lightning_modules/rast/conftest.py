@@ -141,7 +141,7 @@ def rast(words_tokenizer, folders):
 
     def make(retriever=None, templates=TEMPLATES, **settings):
         of_retriever = {"cluster": by_first_word, "candidates": 12, **(retriever or {})}
-        bank = SimpleNamespace(templates=list(templates))
+        bank = SimpleNamespace(texts=list(templates))
         defaults = {
             "generator": folders["generator"],
             "tokenizer": words_tokenizer,
