@@ -86,7 +86,7 @@ class WordEncoder:
     def styled(self, example, template):
         return self.ids(f"{self.marked(example)} <sep> {template}")
 
-    def qa(self, context, question):
+    def qa(self, context, question, answer_span=None):
         return self.ids(f"{context} <sep> {question}")
 
 
