@@ -1,6 +1,6 @@
 """The composed config: what it must hold before anything runs, and the resolvers it is written with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def register_resolvers() -> None:
     ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
     ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say; ``${given:VALUE,A,B}`` is A unless VALUE is
-    null; ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}`` names the latency logs
+    null; ``${only:DICT,NAMES}`` keeps some of a dict's items; ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}`` names the latency logs
     that a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
@@ -38,6 +38,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "with_teacher", lambda students, teacher: DictConfig({"teacher": teacher, **students}), replace=True
     )
+    OmegaConf.register_new_resolver("only", _only, replace=True)
     OmegaConf.register_new_resolver("leaves", _leaves, replace=True)
     OmegaConf.register_new_resolver("log_files", lambda data: DictConfig(log_files(data)), replace=True)
 
@@ -85,6 +86,14 @@ def stage_config(config: DictConfig, name: str) -> dict[str, Any]:
 def _trained(*stages: str, _root_: DictConfig) -> DictConfig:
     folders = {stage: _leaves(stage, "model", _root_=_root_) for stage in stages}
     return DictConfig({stage: folder for stage, folder in folders.items() if folder is not None})
+
+
+def _only(items: DictConfig, names: Sequence[str]) -> DictConfig:
+    for name in names:
+        if name not in items:
+            raise WrongInput(f"there is no {name!r}", "config", f"choose of {', '.join(map(str, items))}")
+    # resolved here: away from their place in the config they would find nothing
+    return DictConfig({name: OmegaConf.to_container(items[name], resolve=True) for name in names})
 
 
 def _leaves(stage: str, part: str, fallback: Any = None, *, _root_: DictConfig) -> Any:
