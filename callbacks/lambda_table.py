@@ -79,7 +79,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             return number if low is None or high is None or row["jobs"] > 1 else f"{number} [{low:.1f}, {high:.1f}]"
 
         of_dev = [f"{row[f'dev/{HERO}/{name}']:.1f}" for name in ("pairwise_bleu", "qa_f1")]
-        of_test = [cell(f"{HERO}/{name}{end}") for name in ("pairwise_bleu", "qa_f1") for end in ("", f"_minus_{START}")]
+        of_test = [
+            cell(f"{HERO}/{name}{end}") for name in ("pairwise_bleu", "qa_f1") for end in ("", f"_minus_{START}")
+        ]
         rest = [cell(f"{HERO}/{name}") for name in ("top1_bleu", "oracle_bleu", "overall")]
         shown.add_row(f"{row['diversity_weight']:g}{' *' if row['chosen'] else ''}", *of_dev, *of_test, *rest)
     return shown

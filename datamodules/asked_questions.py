@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.batches import SourceBatch
 from datamodules.collate import collate_sequences
 from datamodules.question_encoding import QuestionEncoder
-from datamodules.resumable import open_batches
 from datamodules.responses import ResponseLog, find_log
+from datamodules.resumable import open_batches
 
 
 class AskedQuestionsDataModule(LightningDataModule):

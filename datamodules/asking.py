@@ -12,8 +12,8 @@ from datamodules.collate import collate_questions
 from datamodules.pairs import RowSource
 from datamodules.question_encoding import QuestionEncoder
 from datamodules.question_rows import read_examples
-from datamodules.resumable import open_batches
 from datamodules.responses import ResponseLog
+from datamodules.resumable import open_batches
 
 
 class AskingDataModule(LightningDataModule):

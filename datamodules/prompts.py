@@ -12,8 +12,8 @@ from datamodules.collate import collate_prompts
 from datamodules.digest import text_digest
 from datamodules.encoding import Prompt, encode_prompt, pad_id_of
 from datamodules.pairs import RowSource, open_rows, read_prompt, read_response, source_name
-from datamodules.resumable import open_batches
 from datamodules.responses import ResponseLog
+from datamodules.resumable import open_batches
 from datamodules.rows import Row
 from datamodules.wrong_input import WrongInput
 

@@ -32,7 +32,12 @@ class AnsweringModule(LightningModule):
     """
 
     def __init__(
-        self, model: ModelSource, tokenizer: PreTrainedTokenizerBase, *, max_new_tokens: int = 32, dtype: str = "float32"
+        self,
+        model: ModelSource,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int = 32,
+        dtype: str = "float32",
     ):
         super().__init__()
         self.source, self.tokenizer, self.dtype_name = model, tokenizer, dtype

@@ -110,7 +110,9 @@ def question_table(metrics: Mapping[str, float], methods: Sequence[str]) -> Tabl
         name, _, rest = key.rpartition("/")
         if rest.startswith(marker) and "_ci_" not in rest:
             other = rest.removeprefix(marker)
-            cells = {k.removeprefix(f"{name}/").replace(f"_minus_{other}", ""): metrics[k] for k in rows[name] if other in k}
+            cells = {
+                k.removeprefix(f"{name}/").replace(f"_minus_{other}", ""): metrics[k] for k in rows[name] if other in k
+            }
             table.add_row(f"{name} − {other}", *(_cell(cells, column) for column in QUESTION_COLUMNS))
     return table
 

@@ -13,7 +13,7 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import ModelSource, build_seq2seq_model, freeze
 from lightning_modules.rast.methods import Asker, Draft, Method
 from lightning_modules.rast.rewards import RewardFunction, WeightedRewards, consistency
-from lightning_modules.rast.rollout import Questioner, QuestionEncoder, TemplateMaker
+from lightning_modules.rast.rollout import QuestionEncoder, Questioner, TemplateMaker
 from lightning_modules.sampling import Sampling
 
 

@@ -14,7 +14,6 @@ from lightning_modules.rast.rollout import Questioner
 from lightning_modules.rast.writing import Encoded, encode, mean_logps, write
 from lightning_modules.seq2seq import encoder_states
 
-
 NO_TEMPLATE_SCORE = 1.0
 """Retrieval score of a question without a template: its own template is what is searched with, and the product of a
 vector of length 1 with itself is 1."""

@@ -112,9 +112,7 @@ def mean_nlls(
 
 
 @torch.no_grad()
-def mean_logps(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, labels: Tensor
-) -> Tensor:
+def mean_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, labels: Tensor) -> Tensor:
     """(N,) float32: mean token log-probability of each row of labels (N, T), nats; at temperature 1, nothing cut."""
     states = label_states(model, encoded.states, encoded.attention_mask, labels)
     logps = token_logps(states.hidden, output_head(model, len(tokenizer)), states.targets)
