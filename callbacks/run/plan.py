@@ -28,9 +28,9 @@ def register_resolvers() -> None:
     run in this output directory before, else FALLBACK: so ``stages=[scores,dadpo]`` starts from what the user gives.
     ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
-    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say; ``${given:VALUE,A,B}`` is A unless VALUE is
-    null; ``${only:DICT,NAMES}`` keeps some of a dict's items; ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}`` names the latency logs
-    that a file, a glob or a list of them means.
+    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${given:VALUE,A,B}`` is A unless VALUE
+    is null; ``${only:DICT,NAMES}`` keeps some of a dict's items; ``${least_templates:N,K}`` is how many templates a
+    passage needs. ``${log_files:DATA}`` names the latency logs that a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
@@ -47,8 +47,8 @@ def check_config(config: DictConfig) -> None:
     """Refuse a config that cannot run, before any stage has started.
 
     Raises:
-        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that is refused by a
-            callback that its stage lists as ``checked_first``, or by one of the stage's ``checks``: it would be found
+        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that is refused by
+            a callback that its stage lists as ``checked_first``, or by one of the stage's ``checks``: it would be found
             only after hours of other stages.
     """
     stages = list(config.get("stages") or [])
