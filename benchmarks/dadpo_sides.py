@@ -186,7 +186,9 @@ class Bench:
 
     def score(self) -> None:
         """Fill the cache."""
-        module = ScoringModule({"reference": self.folders["student"], "teacher": self.folders["teacher"]}, self.tokenizer)
+        module = ScoringModule(
+            {"reference": self.folders["student"], "teacher": self.folders["teacher"]}, self.tokenizer
+        )
         trainer = self.lightning(callbacks=[ScoreWriter()])
         trainer.predict(module, datamodule=self.data("auto"), return_predictions=False)
 

@@ -241,3 +241,14 @@ class QuestionBatch(NamedTuple):
     """(B,) int64: number in the bank of the true question's template, never to be retrieved; −1 where it has none."""
     examples: list[Example]
     """B, for what is written anew for each template, and for rewards."""
+
+
+class SourceBatch(NamedTuple):
+    """Sources without targets, right-padded: what an encoder-decoder is to answer."""
+
+    input_ids: Tensor
+    """(B, L) int64: source, end of text, padding."""
+    attention_mask: Tensor
+    """(B, L) int64: 1 on the source."""
+    row_ids: list[str]
+    """B names that lead back to the data."""

@@ -13,6 +13,7 @@ from datamodules.digest import text_digest
 from datamodules.encoding import Prompt, encode_prompt, pad_id_of
 from datamodules.pairs import RowSource, open_rows, read_prompt, read_response, source_name
 from datamodules.responses import ResponseLog
+from datamodules.resumable import open_batches
 from datamodules.rows import Row
 from datamodules.wrong_input import WrongInput
 
@@ -84,15 +85,9 @@ class PromptDataModule(LightningDataModule):
     def _batches(self, name: str) -> list[PromptBatch]:
         asked = [place for place, row in self.rows.items() if not self._is_given(row, name)]
         asked.sort(key=lambda place: len(self._ids[place]))  # stable: equal lengths keep the data's order
-        done = self.log_of(name).read().keys()
-        groups = [asked[start : start + self.batch_size] for start in range(0, len(asked), self.batch_size)]
-        if self.trainer is not None:
-            # A rank's share is of all batches, not of those to do: ranks do not read the log at one instant.
-            groups = groups[self.trainer.global_rank :: self.trainer.world_size]
         batches = []
-        for places in groups:
-            if not done >= set(places):
-                seed = int(text_digest(str(self.seed), name, *places)[:8], 16)
-                ids = [self._ids[place] for place in places]
-                batches.append(collate_prompts(ids, places, pad_id_of(self.tokenizer), seed))
+        for places in open_batches(self.trainer, asked, self.batch_size, self.log_of(name).read().keys()):
+            seed = int(text_digest(str(self.seed), name, *places)[:8], 16)
+            ids = [self._ids[place] for place in places]
+            batches.append(collate_prompts(ids, places, pad_id_of(self.tokenizer), seed))
         return batches

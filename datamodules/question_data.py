@@ -98,7 +98,7 @@ class QuestionData(LightningDataModule, ABC):
 
     def _split(self) -> None:
         """Hold out whole passages, by their text alone."""
-        held_out = [_share(example.context) < self.val_fraction for example in self.train_examples]
+        held_out = [passage_share(example.context) < self.val_fraction for example in self.train_examples]
         if all(held_out):  # a handful of passages may all fall on one side
             return
         both = list(zip(self.train_examples, held_out, strict=True))
@@ -106,6 +106,6 @@ class QuestionData(LightningDataModule, ABC):
         self.val_examples = [example for example, held in both if held]
 
 
-def _share(text: str) -> float:
+def passage_share(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     return int(text_digest(text)[:12], 16) / 2**48

@@ -1,7 +1,7 @@
 """A training order that is the same however often a run is interrupted."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import TypeVar
 
 import torch
@@ -139,3 +139,20 @@ def rank_share(trainer: Trainer | None, rows: list[T]) -> list[T]:
     if trainer is None or not rows:
         return rows
     return rows[trainer.global_rank :: trainer.world_size] or rows[:1]
+
+
+def open_batches(trainer: Trainer | None, places: Sequence[str], size: int, done: Set[str]) -> list[list[str]]:
+    """This rank's batches of rows of which not all are done.
+
+    Batches are made of the same rows however often a run is interrupted. A rank's share is of all batches, not of those
+    to do: ranks do not read what is done at one instant.
+
+    Raises:
+        WrongInput: Batches of no rows.
+    """
+    if size < 1:
+        raise WrongInput(f"batches of {size}", "batch_size", "set 1 or more")
+    groups = [list(places[start : start + size]) for start in range(0, len(places), size)]
+    if trainer is not None:
+        groups = groups[trainer.global_rank :: trainer.world_size]
+    return [group for group in groups if not done >= set(group)]

@@ -25,6 +25,10 @@ LOG_COLUMNS = (
 """Of a latency log's numbers, those in the table, the first of which tells that there is a log."""
 
 
+QUESTION_COLUMNS = ("top1_bleu", "oracle_bleu", "pairwise_bleu", "self_bleu", "overall", "qa_em", "qa_f1")
+"""Of what is known of a method's questions, what the table shows; the third tells that there is such a method."""
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     """Write ``metrics.json``, flat, sorted by name. Numbers that are not finite are written as null."""
     known = {key: value if abs(value) < float("inf") else None for key, value in sorted(metrics.items())}
@@ -50,6 +54,8 @@ def print_table(metrics: Mapping[str, float]) -> None:
         table = log_table(metrics, logs)
     elif loads and not students:
         table = load_table(metrics, loads)
+    elif methods := [key.rpartition("/")[0] for key in metrics if key.endswith(f"/{QUESTION_COLUMNS[2]}")]:
+        table = question_table(metrics, methods)
     elif not any(name != "teacher" for name in students):
         table = Table("metric", "value")
         for key, value in sorted(metrics.items()):
@@ -89,6 +95,25 @@ def student_table(students: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("student", *(column.replace("_", " ") for column in shown))
     for name, values in students.items():
         table.add_row(name, *(_cell(values, column) for column in shown))
+    return table
+
+
+def question_table(metrics: Mapping[str, float], methods: Sequence[str]) -> Table:
+    """A row a method that asked questions, and a row a comparison; per cent."""
+    table = Table("questions by", *(column.replace("_", " ") for column in QUESTION_COLUMNS))
+    rows = {name: {key: value for key, value in metrics.items() if key.startswith(f"{name}/")} for name in methods}
+    for name, values in rows.items():
+        cells = {key.removeprefix(f"{name}/"): value for key, value in values.items()}
+        table.add_row(name, *(_cell(cells, column) for column in QUESTION_COLUMNS))
+    marker = f"{QUESTION_COLUMNS[2]}_minus_"
+    for key in metrics:
+        name, _, rest = key.rpartition("/")
+        if rest.startswith(marker) and "_ci_" not in rest:
+            other = rest.removeprefix(marker)
+            cells = {
+                k.removeprefix(f"{name}/").replace(f"_minus_{other}", ""): metrics[k] for k in rows[name] if other in k
+            }
+            table.add_row(f"{name} − {other}", *(_cell(cells, column) for column in QUESTION_COLUMNS))
     return table
 
 

@@ -1,6 +1,6 @@
 """The composed config: what it must hold before anything runs, and the resolvers it is written with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "product": lambda a, b: a * b,
     "complement": lambda share: 1 - share,
     "pick": lambda items, index: items[index],
+    "given": lambda value, if_given, otherwise: otherwise if value is None else if_given,
+    "least_templates": lambda questions, drawn: max(questions - 1, drawn),
 }
 
 
@@ -26,8 +28,9 @@ def register_resolvers() -> None:
     run in this output directory before, else FALLBACK: so ``stages=[scores,dadpo]`` starts from what the user gives.
     ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
-    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${log_files:DATA}`` names the latency
-    logs that a file, a glob or a list of them means.
+    ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${given:VALUE,A,B}`` is A unless VALUE
+    is null; ``${only:DICT,NAMES}`` keeps some of a dict's items; ``${least_templates:N,K}`` is how many templates a
+    passage needs. ``${log_files:DATA}`` names the latency logs that a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
@@ -35,6 +38,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "with_teacher", lambda students, teacher: DictConfig({"teacher": teacher, **students}), replace=True
     )
+    OmegaConf.register_new_resolver("only", _only, replace=True)
     OmegaConf.register_new_resolver("leaves", _leaves, replace=True)
     OmegaConf.register_new_resolver("log_files", lambda data: DictConfig(log_files(data)), replace=True)
 
@@ -43,8 +47,9 @@ def check_config(config: DictConfig) -> None:
     """Refuse a config that cannot run, before any stage has started.
 
     Raises:
-        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that a callback
-            refuses which its stage lists as ``checked_first``: it would be found only after hours of other stages.
+        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that is refused by
+            a callback that its stage lists as ``checked_first``, or by one of the stage's ``checks``: it would be found
+            only after hours of other stages.
     """
     stages = list(config.get("stages") or [])
     known = list(config.get("stage") or {})
@@ -57,6 +62,8 @@ def check_config(config: DictConfig) -> None:
         stage = stage_config(config, name)
         for part in stage.get("checked_first") or []:  # what refuses wrong settings when it is made, and does no more
             hydra.utils.instantiate(stage["callbacks"][part], _convert_="all")
+        for check in (stage.get("checks") or {}).values():
+            hydra.utils.instantiate(check, _convert_="all")
 
 
 def stage_config(config: DictConfig, name: str) -> dict[str, Any]:
@@ -79,6 +86,14 @@ def stage_config(config: DictConfig, name: str) -> dict[str, Any]:
 def _trained(*stages: str, _root_: DictConfig) -> DictConfig:
     folders = {stage: _leaves(stage, "model", _root_=_root_) for stage in stages}
     return DictConfig({stage: folder for stage, folder in folders.items() if folder is not None})
+
+
+def _only(items: DictConfig, names: Sequence[str]) -> DictConfig:
+    for name in names:
+        if name not in items:
+            raise WrongInput(f"there is no {name!r}", "config", f"choose of {', '.join(map(str, items))}")
+    # resolved here: away from their place in the config they would find nothing
+    return DictConfig({name: OmegaConf.to_container(items[name], resolve=True) for name in names})
 
 
 def _leaves(stage: str, part: str, fallback: Any = None, *, _root_: DictConfig) -> Any:

@@ -80,7 +80,7 @@ def run_stage(config: DictConfig, name: str, digests: dict[str, str], logger: Lo
 def _run(config: DictConfig, stage: dict[str, Any], name: str, folder: Path, logger: Logger | None) -> dict[str, float]:
     if stage["run"] not in RUNS:
         raise WrongInput(f"cannot run {stage['run']!r}", f"stage.{name}.run", f"one of {', '.join(RUNS)}")
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    lightning.seed_everything(stage.get("seed", config.seed), workers=True, verbose=False)
     if threads := config.get("threads"):
         torch.set_num_threads(threads)
     data: LightningDataModule = _made(stage["datamodule"])

@@ -6,7 +6,7 @@ A template is a question whose content is masked: "Who founded the Almanac in 18
 
 from datamodules.templates.bank import BankTemplate, TemplateBank
 from datamodules.templates.clusters import clusters
-from datamodules.templates.extraction import Extracted, TemplateExtractor
+from datamodules.templates.extraction import Extracted, TemplateExtractor, template_maker
 from datamodules.templates.noise import Noise, noised_templates
 from datamodules.templates.opening import bank_of_examples, build_bank, open_bank
 from datamodules.templates.words import MASK, template_words, word_jaccard
@@ -23,6 +23,7 @@ __all__ = [
     "clusters",
     "noised_templates",
     "open_bank",
+    "template_maker",
     "template_words",
     "word_jaccard",
 ]

@@ -12,7 +12,7 @@ some), so that a bank made of bare questions brings no content along.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,6 +79,11 @@ class TemplateExtractor:
     def of(self, question: str, *source: str) -> str:
         """The template of one question; ``source`` are passage and answer, left out where they are not known."""
         return next(self.extract([question], [source or None])).template
+
+
+def template_maker(pipeline: str | None = None) -> Callable[..., str]:
+    """``TemplateExtractor(pipeline).of``, by a name that a config can give."""
+    return TemplateExtractor(pipeline).of
 
 
 @lru_cache(maxsize=1 << 10)  # questions on one passage mostly come in a row

@@ -14,6 +14,8 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_seq2seq_model, freeze
 from lightning_modules.loading import DTYPES
+from lightning_modules.rast.asking import Asked, marked
+from lightning_modules.rast.methods import ask_styled
 from lightning_modules.rast.monitors import monitors
 from lightning_modules.rast.objective import Objective, objective
 from lightning_modules.rast.optimisation import TwoOptimizersModule
@@ -214,6 +216,15 @@ class RASTModule(TwoOptimizersModule):
         if room > 0:
             assert self._frozen is not None
             self.samples += sample_table(self.questioner, step.rollout, self._frozen.qa, room)
+
+    def predict_step(self, batch: QuestionBatch, batch_idx: int, dataloader_idx: int = 0) -> Asked:
+        """K + 1 questions a passage, written greedily: one without a template, then the best of each cluster."""
+        assert self.retriever is not None
+        assert self._frozen is not None
+        self._frozen = frozen = self._frozen.to(self.device)
+        policy, count = self.trained_policy, self.questioner.count + 1
+        draft = ask_styled(batch, self.questioner, policy, frozen.vanilla or policy, self.retriever, count)
+        return Asked(self.name, batch.examples, marked(draft, batch, self.questioner, frozen.qa))
 
     def export(self, folder: str | Path) -> None:
         """Write the policy, and inside its folder ``retriever``: the query encoder and its bank's encoder.

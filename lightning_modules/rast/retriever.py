@@ -24,7 +24,10 @@ Clustering = Callable[[Sequence[str], int], Sequence[int]]
 class TemplateBank(Protocol):
     """What is asked of a bank. It may grow; what stands in it keeps its place."""
 
-    templates: Sequence[str]
+    @property
+    def texts(self) -> Sequence[str]:
+        """The templates by number."""
+        ...
 
 
 class Candidates(NamedTuple):
@@ -36,6 +39,16 @@ class Candidates(NamedTuple):
     """(B, C) inner products, in [-1, 1]."""
     logps: Tensor
     """(B, C) log p_φ(z|z0), the log-softmax of the scores; differentiable."""
+
+
+class Style(NamedTuple):
+    """One template that was chosen for a query."""
+
+    template: str
+    score: float
+    """Inner product with the query, in [-1, 1]."""
+    cluster: int
+    """0 is the best candidate's."""
 
 
 class Styles(NamedTuple):
@@ -115,7 +128,7 @@ class StyleRetriever(nn.Module):
         Raises:
             WrongInput: The bank is empty, or bank or candidates are too few.
         """
-        size = len(self.bank.templates)
+        size = len(self.bank.texts)
         if size == 0:
             raise WrongInput("the bank of templates is empty", "bank", "give questions that end in '?', or templates")
         if min(size, self.candidates) < count:
@@ -124,7 +137,7 @@ class StyleRetriever(nn.Module):
 
     def bank_vectors(self) -> Tensor:
         """(bank, h): the bank's vectors; templates that are new to it are encoded now."""
-        new = self.bank.templates[len(self._index.vectors) :]
+        new = self.bank.texts[len(self._index.vectors) :]
         encoder = self.bank_encoder.to(self.query_encoder.device)  # type: ignore[arg-type]
         for start in range(0, len(new), self.batch_size * 64):  # in large pieces: each is one copy of the index
             piece = new[start : start + self.batch_size * 64]
@@ -183,9 +196,9 @@ class StyleRetriever(nn.Module):
             raise WrongInput(
                 "retrieval scores are no numbers", "retriever", "start from sound weights, or lower its lr"
             )
-        rows = [[self.bank.templates[int(i)] for i in row] for row in found.positions.tolist()]
+        rows = self._texts(found)
         try:
-            labels = None if self.cluster is None else [list(self.cluster(row, count)) for row in rows]
+            labels = self._labels(rows, count)
             drawn = draw_templates(found.logps, labels, count, generator)
         except ValueError as error:
             raise WrongInput(
@@ -200,6 +213,42 @@ class StyleRetriever(nn.Module):
             drawn,
             -(logps.exp() * logps).sum(-1),
         )
+
+    def best(self, queries: Sequence[str], own: Tensor, count: int) -> list[list[Style]]:
+        """The best template of each cluster, for generation: nothing is drawn.
+
+        Where there are fewer clusters than ``count`` (candidates may be alike), the best of what is left fill up; a
+        bank of fewer templates gives fewer.
+
+        Args:
+            queries: B templates z0.
+            own: (B,) int64, see ``retrieve``.
+            count: How many, at most.
+
+        Raises:
+            WrongInput: The bank is empty, or the clustering does not keep to its contract.
+        """
+        found = self.retrieve(queries, own)
+        rows, scores = self._texts(found), found.scores.detach().tolist()
+        labels = self._labels(rows, count) or [list(range(len(row))) for row in rows]
+        chosen = []
+        for row, marks, products in zip(rows, labels, scores, strict=True):
+            if len(marks) != len(row):
+                what = f"{len(marks)} labels for {len(row)} templates"
+                raise WrongInput(what, "cluster", "give at most K labels, one a template")
+            names = {label: number for number, label in enumerate(dict.fromkeys(marks))}
+            firsts = [marks.index(label) for label in names][:count]
+            others = [place for place in range(len(row)) if place not in firsts]
+            places = sorted([*firsts, *others[: count - len(firsts)]])
+            chosen.append([Style(row[place], products[place], names[marks[place]]) for place in places])
+        return chosen
+
+    def _texts(self, found: Candidates) -> list[list[str]]:
+        texts = self.bank.texts
+        return [[texts[int(i)] for i in row] for row in found.positions.tolist()]
+
+    def _labels(self, rows: list[list[str]], count: int) -> list[list[int]] | None:
+        return None if self.cluster is None else [list(self.cluster(row, count)) for row in rows]
 
     def _encode(self, encoder: PreTrainedModel, texts: Sequence[str]) -> Tensor:
         encoded = self.tokenizer(

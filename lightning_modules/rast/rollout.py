@@ -31,8 +31,8 @@ class QuestionEncoder(Protocol):
         """The marked passage and a template."""
         ...
 
-    def qa(self, context: str, question: str) -> list[int]:
-        """A passage and a question about it."""
+    def qa(self, context: str, question: str, answer_span: tuple[int, int] | None = None) -> list[int]:
+        """A passage and a question about it; what is too long is cut around the characters of the span."""
         ...
 
 
@@ -64,6 +64,11 @@ class Rollout(NamedTuple):
     """Name → (B, K) reward, not weighted."""
     greedy_parts: dict[str, Tensor] | None
     """The same of the greedily decoded questions, where a baseline needs them."""
+
+
+def answer_span(example: Example) -> tuple[int, int]:
+    """Where the marked answer stands, in characters: what the QA model was taught to see, however long the passage."""
+    return example.answer_start, example.answer_start + len(example.answer)
 
 
 class Questioner:
@@ -108,13 +113,13 @@ class Questioner:
         examples = [example for example in batch.examples for _ in range(self.count)]
         templates = [template for row in styles.templates for template in row]
         rows = [self.encoder.styled(e, t) for e, t in zip(examples, templates, strict=True)]
-        encoded = encode(policy, rows, self._pad)
+        encoded = encode(policy, rows, self.pad_id)
         written = write(policy, self.tokenizer, encoded.detached(), self.sampling)
         questions = list(written.texts)
         if self.greedy:
             questions += write(policy, self.tokenizer, encoded.detached(), self.greedily).texts
         times = len(questions) // len(examples)
-        marks, nlls = self._mark(questions, templates * times, examples * times, frozen.qa)
+        marks, nlls = self.mark(questions, templates * times, examples * times, frozen.qa)
         marks = {name: mark.to(encoded.states.device) for name, mark in marks.items()}
         sampled = {name: mark[: len(examples)].view(-1, self.count) for name, mark in marks.items()}
         baseline = {name: mark[len(examples) :].view(-1, self.count) for name, mark in marks.items()}
@@ -133,21 +138,23 @@ class Questioner:
         pairs = zip(questions, batch.examples, strict=True)
         return [self.template_of(question, example.context, example.answer) for question, example in pairs]
 
-    def answers(self, qa: PreTrainedModel, contexts: Sequence[str], questions: Sequence[str]) -> list[str]:
+    def answers(self, qa: PreTrainedModel, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
         """What the QA model answers, greedily."""
-        rows = [self.encoder.qa(context, question) for context, question in zip(contexts, questions, strict=True)]
+        pairs = zip(examples, questions, strict=True)
+        rows = [self.encoder.qa(e.context, question, answer_span(e)) for e, question in pairs]
         with torch.no_grad():
-            return write(qa, self.tokenizer, encode(qa, rows, self._pad), self.greedily).texts
+            return write(qa, self.tokenizer, encode(qa, rows, self.pad_id), self.greedily).texts
 
-    def _mark(
-        self, questions: list[str], templates: list[str], examples: list[Example], qa: PreTrainedModel | None
+    def mark(
+        self, questions: list[str], templates: Sequence[str | None], examples: list[Example], qa: PreTrainedModel | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Every reward of every question, and what the QA model pays for the gold answers, in one batch."""
         nlls = None
         if qa is not None:
-            rows = [self.encoder.qa(e.context, question) for e, question in zip(examples, questions, strict=True)]
+            pairs = zip(examples, questions, strict=True)
+            rows = [self.encoder.qa(e.context, question, answer_span(e)) for e, question in pairs]
             with torch.no_grad():
-                encoded = encode(qa, rows, self._pad)
+                encoded = encode(qa, rows, self.pad_id)
             nlls = mean_nlls(qa, self.tokenizer, encoded, [example.answer for example in examples])
         try:
             marks = self.rewards(Asked(questions, templates, examples, nlls))
@@ -157,6 +164,7 @@ class Questioner:
         return marks, nlls
 
     @property
-    def _pad(self) -> int:
+    def pad_id(self) -> int:
+        """Fills up a batch."""
         pad = self.tokenizer.pad_token_id
         return pad if isinstance(pad, int) else int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]

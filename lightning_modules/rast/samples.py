@@ -25,8 +25,7 @@ def sample_table(questioner: Questioner, rollout: Rollout, qa: PreTrainedModel |
     """The rollout's first questions."""
     asked = rollout.asked
     questions, examples = asked.questions[:rows], asked.examples[:rows]
-    contexts = [example.context for example in examples]
-    answers = [""] * len(questions) if qa is None else questioner.answers(qa, contexts, questions)
+    answers = [""] * len(questions) if qa is None else questioner.answers(qa, examples, questions)
     weighted = questioner.rewards.weighted(rollout.parts)
     rewards = torch.stack(list(weighted.values())).sum(0).flatten().tolist()
     return [

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_modules.language_model import output_head, stop_token_ids
@@ -28,6 +34,10 @@ class Encoded(NamedTuple):
     def detached(self) -> "Encoded":
         """The same without gradient, to decode from."""
         return self._replace(states=self.states.detach())
+
+    def repeated(self, count: int) -> "Encoded":
+        """Each row ``count`` times, one below the other."""
+        return Encoded(*(part.repeat_interleave(count, 0) for part in self))
 
 
 class Written(NamedTuple):
@@ -52,10 +62,21 @@ def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -
 @torch.no_grad()
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling) -> Written:
     """Decode all rows in one batch, from torch's own random state where ``how`` samples."""
+    return decode(model, tokenizer, encoded, generation_config(model, tokenizer, how))
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Encoded,
+    config: GenerationConfig,
+    processors: Sequence[LogitsProcessor] = (),
+) -> Written:
+    """The same as transformers' ``generate`` is told to; rows of one input stand together where it gives several."""
     if model.training:
         raise RuntimeError("dropout is on: what is sampled would not be the policy's")
     stops, before = stop_token_ids(model, tokenizer), model.generation_config
-    config = generation_config(model, tokenizer, how)
     try:
         # `generate` fills what we leave open from the model's own (beams, penalties, …)
         model.generation_config = GenerationConfig(eos_token_id=stops)
@@ -63,6 +84,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: E
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),  # type: ignore[arg-type]
             attention_mask=encoded.attention_mask,
             generation_config=config,
+            logits_processor=LogitsProcessorList(processors),
         )[:, 1:]
     finally:
         model.generation_config = before
@@ -86,9 +108,15 @@ def mean_nlls(
 ) -> Tensor:
     """(N,) float32: mean token cross-entropy of each text given its row, nats."""
     labels = pad_sequence([target(tokenizer, text) for text in texts], batch_first=True, padding_value=IGNORED)
-    states = label_states(model, encoded.states, encoded.attention_mask, labels.to(model.device))
+    return -mean_logps(model, tokenizer, encoded, labels.to(model.device))
+
+
+@torch.no_grad()
+def mean_logps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, labels: Tensor) -> Tensor:
+    """(N,) float32: mean token log-probability of each row of labels (N, T), nats; at temperature 1, nothing cut."""
+    states = label_states(model, encoded.states, encoded.attention_mask, labels)
     logps = token_logps(states.hidden, output_head(model, len(tokenizer)), states.targets)
-    return -sum_by_row(logps, states.rows, len(texts)) / (labels != IGNORED).sum(1).to(logps.device)
+    return sum_by_row(logps, states.rows, len(labels)) / (labels != IGNORED).sum(1)
 
 
 def sum_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -12,6 +12,7 @@ NEEDS = {
     "goodput_endpoint": ["url=http://127.0.0.1:8000"],
     "goodput_logs": ["data=log.jsonl"],
     "goodput_model": ["served.model=/m", "data=prompts.jsonl"],
+    "rast_generate": ["trained=/run", "data=passages.jsonl"],
 }
 """What an experiment asks its user for."""
 

@@ -1,4 +1,4 @@
-"""The quickstart in seconds: too little training to end a turn, so unfinished responses are kept."""
+"""The quickstarts in seconds: too little training to end a turn, so unfinished responses are kept."""
 
 from pathlib import Path
 
@@ -27,4 +27,20 @@ TINY = [
     "+stage.pairs.callbacks.writer.keep_unfinished=true",
     *SERVED,
     *(f"sampling.{part}.max_new_tokens=8" for part in PARTS),
+]
+RAST_STEPS = ("vanilla_steps=4", "style_steps=4", "qa_steps=4", "judge_qa_steps=4", "rl_steps=4", "rl_val_every=2")
+TINY_RAST = [
+    "threads=1",
+    "world.train.count=64",
+    "world.validation.count=8",
+    "world.test.count=6",
+    *RAST_STEPS,
+    "batch_size=8",
+    "rl_batch_size=4",
+    "generate_batch_size=4",
+    "sample_batch_size=16",
+    "checkpoint_every=2",
+    "max_new_tokens=8",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
 ]

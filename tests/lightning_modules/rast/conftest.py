@@ -86,7 +86,7 @@ class WordEncoder:
     def styled(self, example, template):
         return self.ids(f"{self.marked(example)} <sep> {template}")
 
-    def qa(self, context, question):
+    def qa(self, context, question, answer_span=None):
         return self.ids(f"{context} <sep> {question}")
 
 
@@ -141,7 +141,7 @@ def rast(words_tokenizer, folders):
 
     def make(retriever=None, templates=TEMPLATES, **settings):
         of_retriever = {"cluster": by_first_word, "candidates": 12, **(retriever or {})}
-        bank = SimpleNamespace(templates=list(templates))
+        bank = SimpleNamespace(texts=list(templates))
         defaults = {
             "generator": folders["generator"],
             "tokenizer": words_tokenizer,

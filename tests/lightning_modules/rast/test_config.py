@@ -37,7 +37,7 @@ def config(folders):
     }
     module = OmegaConf.load(FILE)
     module.name = "rl"
-    module.retriever.bank = {"_target_": "types.SimpleNamespace", "templates": ["who ?", "when ?", "where ?"]}
+    module.retriever.bank = {"_target_": "types.SimpleNamespace", "texts": ["who ?", "when ?", "where ?"]}
     module.retriever.cluster = module.template_of = module.encoder = None
     module.rewards.diversity.words = {"_target_": "hydra.utils.get_method", "path": "builtins.set"}
     return OmegaConf.create({**keys, "module": module})

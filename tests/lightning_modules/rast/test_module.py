@@ -285,7 +285,7 @@ def test_the_retrievers_reward_rises(rast, question_batch, batches, trainer):
         def mass(module=module):
             queries = module.questioner.first_templates(None, batch)
             found = module.retriever.retrieve(queries, batch.own_template)
-            who = torch.tensor([t.startswith("who") for t in module.retriever.bank.templates])
+            who = torch.tensor([t.startswith("who") for t in module.retriever.bank.texts])
             return (found.logps.exp() * who[found.positions]).sum(1).mean().item()
 
         before = mass()
@@ -461,7 +461,7 @@ def test_the_sample_table(rast, question_batch, batches, trainer):
     trainer().validate(module, datamodule=data, verbose=False)
     first = list(module.samples)
     assert [row.example for row in first] == [f"facts.jsonl:{i}" for i in (1, 1, 1, 3, 3)]
-    assert {row.template for row in first} <= set(module.retriever.bank.templates)
+    assert {row.template for row in first} <= set(module.retriever.bank.texts)
     assert first[0].answer == "ada moor"
     for row in first:
         context = next(e.context for e in question_batch().examples if e.id == row.example)
@@ -476,7 +476,7 @@ def test_what_it_exports_can_go_on(rast, question_batch, batches, trainer, tmp_p
     module, _ = fitted(rast, batches([question_batch()]), trainer)
     module.export(tmp_path / "model")
     same(build_seq2seq_model(tmp_path / "model"), module.policy, rtol=0, atol=0)
-    bank = SimpleNamespace(templates=module.retriever.bank.templates)
+    bank = SimpleNamespace(texts=module.retriever.bank.texts)
     loaded = StyleRetriever(tmp_path / "model" / "retriever", words_tokenizer, bank)
     torch.testing.assert_close(loaded.bank_vectors(), module.retriever.bank_vectors())
     torch.testing.assert_close(loaded.embed(["who built ?"]), module.retriever.embed(["who built ?"]))

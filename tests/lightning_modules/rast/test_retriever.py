@@ -25,7 +25,7 @@ NONE = torch.full((3,), -1)
 
 
 def bank(templates=TEMPLATES):
-    return SimpleNamespace(templates=list(templates))
+    return SimpleNamespace(texts=list(templates))
 
 
 @pytest.fixture(params=["t5", "bert"])
@@ -64,7 +64,7 @@ def test_training_moves_the_query_side_alone(make):
     before = retriever.bank_vectors().clone()
     move(retriever)
     assert torch.equal(retriever.bank_vectors(), before)
-    retriever.bank.templates.append("Whose [MASK] is it ?")
+    retriever.bank.texts.append("Whose [MASK] is it ?")
     grown = retriever.bank_vectors()
     assert torch.equal(grown[:-1], before)
     new = make(["Whose [MASK] is it ?"])
@@ -79,7 +79,7 @@ def test_a_bank_that_grows_is_not_encoded_anew(make):
     assert sum(seen) == len(TEMPLATES)
     assert max(seen) == 4
     retriever.bank_vectors()
-    retriever.bank.templates.extend(["Whose ?", "Why ?"])
+    retriever.bank.texts.extend(["Whose ?", "Why ?"])
     retriever.bank_vectors()
     assert sum(seen) == len(TEMPLATES) + 2
 
