@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +12,11 @@ import lightning
 import torch
 import trl
 from datasets import Dataset
-from lightning.pytorch.callbacks import Callback
 from tokenizers import AddedToken, pre_tokenizers
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from trl.trainer.utils import add_fused_lm_head
 
+from benchmarks.dadpo_clock import Clock, OurWatch, TheirWatch
 from callbacks.score_writer import ScoreWriter
 from datamodules.preference_pairs import PreferencePairsDataModule
 from lightning_modules import DaDPOModule, ScoringModule
@@ -27,13 +26,18 @@ PROMPT, RESPONSE = (64, 192), (16, 160)
 
 
 class Size(NamedTuple):
-    """A student; its teacher is twice as wide."""
+    """A student; its teacher is half as wide again."""
 
     width: int
     layers: int
     steps: int
     """Timed in each turn."""
     turns: int
+
+    @property
+    def head_width(self) -> int:
+        """Of an attention head."""
+        return 32 if self.width < 512 else 64
 
 
 SIZES = {"128x4": Size(128, 4, 5, 7), "512x8": Size(512, 8, 2, 5)}
@@ -61,9 +65,9 @@ def make_pairs(count: int, words: int) -> list[dict[str, str]]:
 
 def make_models(size: Size, folder: Path) -> dict[str, str]:
     tokenizer, folders = make_tokenizer(), {}
-    for seed, (name, width) in enumerate((("student", size.width), ("teacher", 2 * size.width))):
+    for seed, (name, width) in enumerate((("student", size.width), ("teacher", size.width * 3 // 2))):
         torch.manual_seed(seed)
-        heads = {"num_attention_heads": width // 32 if width < 512 else width // 64, "num_key_value_heads": 2}
+        heads = {"num_attention_heads": width // size.head_width, "num_key_value_heads": 2}
         config = Qwen2Config(
             vocab_size=VOCABULARY,
             hidden_size=width,
@@ -79,73 +83,6 @@ def make_models(size: Size, folder: Path) -> dict[str, str]:
         Qwen2ForCausalLM(config).save_pretrained(folders[name])
         tokenizer.save_pretrained(folders[name])
     return folders
-
-
-class Clock:
-    """Seconds of each step but the first, with losses and useful shares of all; memory over all of them."""
-
-    def __init__(self, threads: int):
-        # One thread's time on its core: on a shared machine the wall clock times the others too.
-        self.now = time.process_time if threads == 1 else time.perf_counter
-        self.last: float | None = None
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
-        self.shares: list[float] = []
-        self.extra_bytes = 0.0
-
-    def begin(self, parameters: Any) -> None:
-        self.moments = 8 * sum(p.numel() for p in parameters)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        self.before = _kib("VmRSS")
-
-    def tick(self) -> None:
-        now = self.now()
-        if self.last is not None:
-            self.seconds.append(now - self.last)
-        self.last = now
-
-    def end(self) -> None:
-        """Bytes of the peak above what was there, less the optimizer's two moments."""
-        self.extra_bytes = 1024 * (_kib("VmHWM") - self.before) - self.moments
-
-
-def _kib(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
-
-
-class OurWatch(Callback):
-    """A clock in Lightning's loop."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.clock.begin(pl_module.parameters())
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.clock.tick()
-        self.clock.losses.append(float(outputs["loss"]))
-        self.clock.shares.append(float(trainer.callback_metrics["dadpo/train/useful_token_share"]))
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.clock.end()
-
-
-class TheirWatch(TrainerCallback):
-    """A clock in transformers' loop."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **settings: Any) -> None:
-        self.clock.begin(model.parameters())
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
-        self.clock.tick()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **settings: Any) -> None:
-        self.clock.end()
 
 
 class DaDPOTrainer(trl.DPOTrainer):
@@ -186,9 +123,8 @@ class Bench:
 
     def score(self) -> None:
         """Fill the cache."""
-        module = ScoringModule(
-            {"reference": self.folders["student"], "teacher": self.folders["teacher"]}, self.tokenizer
-        )
+        frozen = {"reference": self.folders["student"], "teacher": self.folders["teacher"]}
+        module = ScoringModule(frozen, self.tokenizer)
         trainer = self.lightning(callbacks=[ScoreWriter()])
         trainer.predict(module, datamodule=self.data("auto"), return_predictions=False)
 

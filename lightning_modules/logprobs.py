@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_CHUNK_LOGITS = 2**22  # 16 MB of float32: stays in a CPU's last-level cache
+CPU_CHUNK_LOGITS = 2**21  # 8 MB of float32: stays in a CPU's last-level cache
 CPU_KEPT_LOGITS = 2**24  # 64 MB: up to here making them again costs more than it saves
 GPU_CHUNK_LOGITS = 2**27  # 512 MB: large enough that the matrix product runs at full rate
 HALF = (torch.bfloat16, torch.float16)

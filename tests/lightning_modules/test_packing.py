@@ -174,11 +174,13 @@ def test_gradient_checkpointing_recomputes_with_the_same_attention(model_folder)
 
 def test_half_precision_under_autocast(model_folder):
     model = model_of(model_folder, initializer_range=0.1)
+    packing = Packing()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        packed = response_logps(model, packed_pairs())
+        packed = response_logps(model, packed_pairs(), packing=packing)
         alone = response_logps(model, packed_pairs().padded())
     torch.testing.assert_close(packed, alone, rtol=2e-2, atol=0.2)
     assert packed.dtype == torch.float32
+    assert packing.computed(model, packed_pairs()) == packed_pairs().input_ids.numel()  # it was not padded for
     packed.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -213,6 +215,28 @@ def test_a_family_that_cannot_read_packed_rows_is_padded_for(family, config, mod
         logps = response_logps(model, packed_pairs(), packing=Packing())
     assert told(caplog) == [f"{type(model).__name__}: rows are padded: this family does not read packed rows right"]
     torch.testing.assert_close(logps, response_logps(model, packed_pairs().padded()))
+
+
+@pytest.mark.parametrize("own", ["sdpa", "eager"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_weights(own, autocast, model_folder):
+    model = build_language_model(model_folder(**WIDE | {"initializer_range": 0.1}), dtype="bfloat16")
+    model.set_attn_implementation(own)
+    packing = Packing()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        packed = response_logps(model, packed_pairs(), packing=packing)
+    assert packing.computed(model, packed_pairs()) < 10 * 12
+    torch.testing.assert_close(packed, response_logps(model, packed_pairs().padded()), rtol=3e-2, atol=0.5)
+
+
+def test_attention_dropout_trains_in_blocks_and_not_with_flex(model_folder):
+    model = build_language_model(model_folder(**WIDE, attention_dropout=0.5)).train()
+    packing = Packing()
+    first, second = (response_logps(model, packed_pairs(), packing=packing) for _ in range(2))
+    assert not torch.allclose(first, second)
+    assert packing_file._attention_dropout(model) == 0.5
+    assert packing_file._attention_dropout(model_of(model_folder)) == 0
+    assert packing_file._attention_dropout(model_of(model_folder, "gpt2")) == 0.1
 
 
 def test_off_is_padded_and_says_nothing(model_folder, caplog):
