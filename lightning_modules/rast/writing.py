@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_modules.language_model import output_head, stop_token_ids
@@ -49,13 +55,34 @@ def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -
     return Encoded(ids, mask, encoder_states(model, ids, mask))
 
 
-@torch.no_grad()
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling) -> Written:
     """Decode all rows in one batch, from torch's own random state where ``how`` samples."""
+    return _decode(model, tokenizer, encoded, how)[0]
+
+
+def write_twice(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling
+) -> tuple[Written, Written]:
+    """Decode all rows as ``how`` says and greedily, in one batch: most of what a step of decoding costs is shared."""
+    twice = Encoded(*(torch.cat([part, part]) for part in encoded))
+    sampled, greedy = _decode(model, tokenizer, twice, how, greedy_from=len(encoded.states))
+    return sampled, greedy
+
+
+@torch.no_grad()
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Encoded,
+    how: Sampling,
+    greedy_from: int | None = None,
+) -> list[Written]:
+    """What is written to all rows, or to those before ``greedy_from`` and those from there on."""
     if model.training:
         raise RuntimeError("dropout is on: what is sampled would not be the policy's")
     stops, before = stop_token_ids(model, tokenizer), model.generation_config
     config = generation_config(model, tokenizer, how)
+    likeliest = [] if greedy_from is None else [_OnlyLikeliest(greedy_from)]
     try:
         # `generate` fills what we leave open from the model's own (beams, penalties, …)
         model.generation_config = GenerationConfig(eos_token_id=stops)
@@ -63,12 +90,31 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: E
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),  # type: ignore[arg-type]
             attention_mask=encoded.attention_mask,
             generation_config=config,
+            logits_processor=LogitsProcessorList(likeliest),
         )[:, 1:]
     finally:
         model.generation_config = before
+    parts = [made] if greedy_from is None else [made[:greedy_from], made[greedy_from:]]
+    return [_written(part, stops, tokenizer) for part in parts]
+
+
+class _OnlyLikeliest(LogitsProcessor):
+    """Leaves rows from a given one on nothing but their likeliest token, so that sampling from them is greedy."""
+
+    def __init__(self, first: int):
+        self.first = first
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = scores[self.first :]
+        best = rows.argmax(-1, keepdim=True)
+        only = torch.full_like(rows, -torch.inf).scatter(1, best, rows.gather(1, best))
+        return torch.cat([scores[: self.first], only])
+
+
+def _written(made: Tensor, stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Written:
     ends = torch.isin(made, torch.tensor(stops, device=made.device))
-    behind = ends.cumsum(1) - ends.int() > 0
-    labels = made.masked_fill(behind, IGNORED)
+    labels = made.masked_fill(ends.cumsum(1) - ends.int() > 0, IGNORED)
+    labels = labels[:, : int((labels != IGNORED).sum(1).max())]  # others of the batch may have gone on
     rows = [row[row != IGNORED] for row in labels.cpu()]
     texts = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
     return Written(labels, texts, ends.any(1))
