@@ -12,7 +12,7 @@ from datamodules.batches import Example, QuestionBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.rast.retriever import StyleRetriever, Styles
 from lightning_modules.rast.rewards import Asked, RewardError, WeightedRewards
-from lightning_modules.rast.writing import Encoded, Written, encode, mean_nlls, write
+from lightning_modules.rast.writing import Encoded, Written, encode, mean_nlls, write, write_twice
 from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import encoder_states
 
@@ -98,6 +98,7 @@ class Questioner:
         self.tokenizer, self.encoder, self.template_of, self.rewards = tokenizer, encoder, template_of, rewards
         self.sampling, self.count, self.greedy = sampling, count, greedy
         self.greedily = replace(sampling, temperature=0.0, top_p=1.0, top_k=0)
+        self._first: dict[Example, str] = {}
 
     def roll_out(
         self, policy: PreTrainedModel, retriever: StyleRetriever, frozen: Frozen, batch: QuestionBatch
@@ -114,10 +115,9 @@ class Questioner:
         templates = [template for row in styles.templates for template in row]
         rows = [self.encoder.styled(e, t) for e, t in zip(examples, templates, strict=True)]
         encoded = encode(policy, rows, self.pad_id)
-        written = write(policy, self.tokenizer, encoded.detached(), self.sampling)
-        questions = list(written.texts)
-        if self.greedy:
-            questions += write(policy, self.tokenizer, encoded.detached(), self.greedily).texts
+        given = policy, self.tokenizer, encoded.detached(), self.sampling
+        both = write_twice(*given) if self.greedy else (write(*given),)
+        written, questions = both[0], [text for one in both for text in one.texts]
         times = len(questions) // len(examples)
         marks, nlls = self.mark(questions, templates * times, examples * times, frozen.qa)
         marks = {name: mark.to(encoded.states.device) for name, mark in marks.items()}
@@ -127,16 +127,22 @@ class Questioner:
         return Rollout(encoded, written, asked, styles, sampled, baseline if self.greedy else None)
 
     def first_templates(self, vanilla: PreTrainedModel | None, batch: QuestionBatch) -> list[str]:
-        """z0 of each passage: the template of the vanilla generator's question, or of the annotated one without it."""
-        if vanilla is None:
-            questions: Sequence[str] = [example.question for example in batch.examples]
-        else:
-            with torch.no_grad():
-                inputs = batch.input_ids, batch.attention_mask
-                encoded = Encoded(*inputs, encoder_states(vanilla, *inputs))
-            questions = write(vanilla, self.tokenizer, encoded, self.greedily).texts
-        pairs = zip(questions, batch.examples, strict=True)
-        return [self.template_of(question, example.context, example.answer) for question, example in pairs]
+        """z0 of each passage: the template of the vanilla generator's question, or of the annotated one without it.
+
+        Neither changes while the policy learns, so each example's is made once.
+        """
+        new = [row for row, example in enumerate(batch.examples) if example not in self._first]
+        if new:
+            examples = [batch.examples[row] for row in new]
+            questions: Sequence[str] = [example.question for example in examples]
+            if vanilla is not None:
+                with torch.no_grad():
+                    inputs = batch.input_ids[new], batch.attention_mask[new]
+                    encoded = Encoded(*inputs, encoder_states(vanilla, *inputs))
+                questions = write(vanilla, self.tokenizer, encoded, self.greedily).texts
+            for question, example in zip(questions, examples, strict=True):
+                self._first[example] = self.template_of(question, example.context, example.answer)
+        return [self._first[example] for example in batch.examples]
 
     def answers(self, qa: PreTrainedModel, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
         """What the QA model answers, greedily."""
@@ -151,11 +157,14 @@ class Questioner:
         """Every reward of every question, and what the QA model pays for the gold answers, in one batch."""
         nlls = None
         if qa is not None:
-            pairs = zip(examples, questions, strict=True)
-            rows = [self.encoder.qa(e.context, question, answer_span(e)) for e, question in pairs]
+            # Questions are often alike, the greedy ones most of all: each is asked once.
+            asked = list(zip(examples, questions, strict=True))
+            place = {one: number for number, one in enumerate(dict.fromkeys(asked))}
+            rows = [self.encoder.qa(e.context, question, answer_span(e)) for e, question in place]
             with torch.no_grad():
                 encoded = encode(qa, rows, self.pad_id)
-            nlls = mean_nlls(qa, self.tokenizer, encoded, [example.answer for example in examples])
+            different = mean_nlls(qa, self.tokenizer, encoded, [example.answer for example, _ in place])
+            nlls = different[[place[one] for one in asked]]
         try:
             marks = self.rewards(Asked(questions, templates, examples, nlls))
         except RewardError as error:

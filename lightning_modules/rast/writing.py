@@ -50,6 +50,12 @@ class Written(NamedTuple):
     finished: Tensor
     """(N,) bool: ended within ``max_new_tokens``."""
 
+    def rows(self, start: int, end: int | None) -> "Written":
+        """Some of them, no wider than they need: others of the batch may have gone on."""
+        labels = self.labels[start:end]
+        width = int((labels != IGNORED).sum(1).max())
+        return Written(labels[:, :width], self.texts[start:end], self.finished[start:end])
+
 
 def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -> Encoded:
     """Pad N rows of token ids and run the encoder over them, with gradient where there is one."""
@@ -59,10 +65,19 @@ def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -
     return Encoded(ids, mask, encoder_states(model, ids, mask))
 
 
-@torch.no_grad()
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling) -> Written:
     """Decode all rows in one batch, from torch's own random state where ``how`` samples."""
     return decode(model, tokenizer, encoded, generation_config(model, tokenizer, how))
+
+
+def write_twice(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling
+) -> tuple[Written, Written]:
+    """Decode all rows as ``how`` says and greedily, in one batch: most of what a step of decoding costs is shared."""
+    twice, first_greedy = Encoded(*(torch.cat([part, part]) for part in encoded)), len(encoded.states)
+    config = generation_config(model, tokenizer, how)
+    both = decode(model, tokenizer, twice, config, [_OnlyLikeliest(first_greedy)])
+    return both.rows(0, first_greedy), both.rows(first_greedy, None)
 
 
 @torch.no_grad()
@@ -94,6 +109,19 @@ def decode(
     rows = [row[row != IGNORED] for row in labels.cpu()]
     texts = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
     return Written(labels, texts, ends.any(1))
+
+
+class _OnlyLikeliest(LogitsProcessor):
+    """Leaves rows from a given one on nothing but their likeliest token, so that sampling from them is greedy."""
+
+    def __init__(self, first: int):
+        self.first = first
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = scores[self.first :]
+        best = rows.argmax(-1, keepdim=True)
+        only = torch.full_like(rows, -torch.inf).scatter(1, best, rows.gather(1, best))
+        return torch.cat([scores[: self.first], only])
 
 
 def target(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

@@ -141,7 +141,7 @@ def test_rewards_are_the_naive_ones(rast, question_batch):
     assert rollout.parts["diversity"].max() > 0
 
 
-def test_sampling_and_greedy_share_one_pass_of_the_encoder(rast, question_batch):
+def test_sampling_and_greedy_share_one_pass_of_the_encoder_and_one_decoding(rast, question_batch):
     module, passes = rast(), []
     module.configure_model()
     module.policy.get_encoder().register_forward_hook(lambda *_: passes.append("encode"))
@@ -149,8 +149,30 @@ def test_sampling_and_greedy_share_one_pass_of_the_encoder(rast, question_batch)
     module.policy.generate = lambda **given: passes.append("generate") or generate(**given)
     rollout = rollout_of(module, question_batch())
     objective(module.objective, module.policy, module._frozen.reference, rollout, None)
-    assert passes == ["encode", "generate", "generate"]
+    assert passes == ["encode", "generate"]
     assert rollout.encoded.states.requires_grad
+
+
+def test_questions_that_are_alike_are_marked_once_and_all_the_same(rast, question_batch):
+    module, rows = rast(sampling=GREEDY), []
+    module.configure_model()
+    encoder = module._frozen.qa.get_encoder()
+    encoder.register_forward_hook(lambda _, given, kept, made: rows.append(len(kept["input_ids"])), with_kwargs=True)
+    rollout = rollout_of(module, question_batch((0, 1, 2, 0)))
+    asked = rollout.asked
+    different = {(e.context, y, e.answer) for e, y in zip(asked.examples, asked.questions, strict=True)}
+    assert rows == [len(different)]
+    assert len(different) < len(asked.questions)
+    alone = torch.stack([marked_alone(module, *one) for one in zip(asked.examples, asked.questions, strict=True)])
+    torch.testing.assert_close(asked.answer_nlls, alone, rtol=1e-4, atol=1e-5)
+
+
+def marked_alone(module, example, question):
+    """What the QA model pays for an answer, in a forward pass of transformers' own."""
+    encoder = module.questioner.encoder
+    ids, labels = (torch.tensor([row]) for row in (encoder.qa(example.context, question), encoder.ids(example.answer)))
+    with torch.no_grad():
+        return module._frozen.qa(input_ids=ids, labels=labels).loss
 
 
 def test_greedy_questions_are_transformers_own(rast, question_batch):
@@ -207,6 +229,19 @@ def test_first_questions_come_from_the_vanilla_generator(rast, question_batch):
         question = module.tokenizer.decode(made, skip_special_tokens=True).strip()
         assert firsts[i] == module.questioner.template_of(question, example.context, example.answer)
     assert without.questioner.first_templates(None, batch)[0] == "who built [MASK] [MASK] [MASK] ?"
+
+
+def test_first_questions_are_asked_once_an_example(rast, question_batch):
+    module, passes = rast(), []
+    module.configure_model()
+    vanilla = module._frozen.vanilla
+    generate = vanilla.generate
+    vanilla.generate = lambda **given: passes.append(len(given["attention_mask"])) or generate(**given)
+    first = module.questioner.first_templates(vanilla, question_batch((0, 1)))
+    again = module.questioner.first_templates(vanilla, question_batch((1, 2, 0)))
+    assert passes == [2, 1]
+    assert (again[0], again[2]) == (first[1], first[0])
+    assert again == rast().questioner.first_templates(vanilla, question_batch((1, 2, 0)))
 
 
 class Observer(Callback):

@@ -3,7 +3,7 @@
 import torch
 
 from lightning_modules.language_model import build_seq2seq_model, freeze
-from lightning_modules.rast.writing import encode, mean_nlls, write
+from lightning_modules.rast.writing import encode, mean_nlls, write, write_twice
 from lightning_modules.sampling import Sampling
 
 
@@ -38,6 +38,32 @@ def test_the_models_own_generation_settings_are_neither_used_nor_changed(folders
     again = write(model, words_tokenizer, encode(model, rows, 0), how)
     assert torch.equal(plain.labels, again.labels)
     assert (model.generation_config.num_beams, model.generation_config.repetition_penalty) == (4, 9.0)
+
+
+def test_written_twice_is_sampled_once_and_once_greedy(small_t5, words_tokenizer, question_batch):
+    model, rows = model_and_rows({**small_t5, "initializer_factor": 0.5}, words_tokenizer, question_batch)
+    how, greedily = Sampling(max_new_tokens=6), Sampling(temperature=0.0, max_new_tokens=6)
+    torch.manual_seed(0)
+    encoded = encode(model, rows, 0)
+    sampled, greedy = write_twice(model, words_tokenizer, encoded, Sampling(top_k=8, top_p=0.9, max_new_tokens=6))
+    alone = write(model, words_tokenizer, encoded, greedily)
+    assert greedy.texts == alone.texts
+    assert torch.equal(greedy.labels, alone.labels)
+    assert torch.equal(greedy.finished, alone.finished)
+    assert sampled.texts != greedy.texts
+    many = encode(model, rows[:1] * 2000, 0)
+    first = write_twice(model, words_tokenizer, many, how)[0].labels[:, 0]
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    with torch.no_grad():
+        chances = model(input_ids=torch.tensor(rows[:1]), decoder_input_ids=start).logits[0, 0].softmax(-1)
+    torch.testing.assert_close(first.bincount(minlength=len(chances)) / 2000, chances, rtol=0.0, atol=0.045)
+
+
+def test_both_ways_of_writing_have_their_own_lengths(small_t5, words_tokenizer, question_batch):
+    model, rows = model_and_rows({**small_t5, "initializer_factor": 0.3}, words_tokenizer, question_batch)
+    torch.manual_seed(0)
+    for written in write_twice(model, words_tokenizer, encode(model, rows, 0), Sampling(max_new_tokens=30)):
+        assert (written.labels != -100).any(0).all()
 
 
 def test_a_row_costs_the_same_alone_and_in_a_batch(folders, words_tokenizer, question_batch):
