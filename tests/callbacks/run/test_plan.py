@@ -39,7 +39,6 @@ def test_a_stages_checks_are_called_before_anything_runs():
     check_config(config)
     assert stage_config(config, "rl")["checks"]["settings"] == check
     config.stage.rl.checks.settings.templates_per_passage = 1
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(Exception, match="2 or more templates") as caught:
         check_config(config)
     assert isinstance(caught.value.__cause__, WrongInput)
-    assert "2 or more templates" in str(caught.value.__cause__)
