@@ -92,8 +92,14 @@ def _only(items: DictConfig, names: Sequence[str]) -> DictConfig:
     for name in names:
         if name not in items:
             raise WrongInput(f"there is no {name!r}", "config", f"choose of {', '.join(map(str, items))}")
+    chosen = {name: items[name] for name in names}
     # resolved here: away from their place in the config they would find nothing
-    return DictConfig({name: OmegaConf.to_container(items[name], resolve=True) for name in names})
+    return DictConfig(
+        {
+            name: OmegaConf.to_container(item, resolve=True) if OmegaConf.is_config(item) else item
+            for name, item in chosen.items()
+        }
+    )
 
 
 def _leaves(stage: str, part: str, fallback: Any = None, *, _root_: DictConfig) -> Any:

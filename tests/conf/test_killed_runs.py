@@ -12,21 +12,35 @@ from pathlib import Path
 import pytest
 
 import train
-from tests.conf.tiny import TINY
+from tests.conf.tiny import TINY, TINY_RAST
 
 ROOT = Path(train.__file__).parent
 FIRST = ["teacher", "teacher_responses", "dsft", "pairs", "scores"]
-STAGES = [*FIRST, "dadpo", "ddpo", "sft_chosen", "answers", "evaluate", "capacity", "serve"]
 VOLATILE = {"scores/computed", "scores/reused", "teacher_responses/sampled", "pairs/sampled", "answers/sampled"}
+VOLATILE |= {"generate/questions"}
 """What tells how much of the work was left to do."""
 TIMED = re.compile(r"/capacity_|-fifo/|/peak_")
 """What is read off the clock, and so is new with each run."""
 BUSIER = ["teacher_steps=12", "checkpoint_every=3", "sample_batch_size=4", "dsft_batch_size=4", "batch_size=4"]
+BUSIER_RAST = ["vanilla_steps=12", "style_steps=12", "qa_steps=12", "judge_qa_steps=12", "rl_steps=12", "batch_size=4"]
+BUSIER_RAST += ["checkpoint_every=3", "rl_val_every=5", "world.test.count=24"]
+EXPERIMENTS = {
+    "dadpo_quickstart": (
+        [*FIRST, "dadpo", "ddpo", "sft_chosen", "answers", "evaluate", "capacity", "serve"],
+        [*TINY, *BUSIER],
+    ),
+    "rast_quickstart": (
+        ["vanilla", "style", "qa", "judge_qa", "rl", "generate", "evaluate"],
+        [*TINY_RAST, *BUSIER_RAST],
+    ),
+}
+"""Of each its stages and what makes it small."""
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(experiment: str, folder: Path) -> subprocess.Popen:
+    small = EXPERIMENTS[experiment][1]
     return subprocess.Popen(
-        [sys.executable, "train.py", "experiment=dadpo_quickstart", *TINY, *BUSIER, f"hydra.run.dir={folder}/out"],
+        [sys.executable, "train.py", f"experiment={experiment}", *small, f"hydra.run.dir={folder}/out"],
         cwd=ROOT,
         env=os.environ | {"SMOOTHTALK_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
@@ -35,8 +49,8 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def final_metrics(folder: Path) -> dict:
-    process = start(folder)
+def final_metrics(experiment: str, folder: Path) -> dict:
+    process = start(experiment, folder)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
@@ -48,18 +62,21 @@ def half_done(folder: Path, stage: str) -> bool:
     link = folder / "out" / stage
     if not link.exists() or (link / "stage.json").exists():
         return False
-    made = [*link.rglob("*.ckpt"), *link.rglob("responses/*.jsonl"), *link.rglob("logs/*.jsonl")]
+    kinds = ("*.ckpt", "responses/*.jsonl", "questions/*.jsonl", "logs/*.jsonl")
+    made = [path for kind in kinds for path in link.rglob(kind)]
     scores = stage == "scores" and any((folder / "cache" / "scores").glob("*.sqlite"))
     return bool(made) or scores or stage in ("evaluate", "capacity")
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_numbers(tmp_path):
-    undisturbed = final_metrics(tmp_path / "undisturbed")
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+def test_killed_in_every_stage_it_ends_with_the_same_numbers(tmp_path, experiment):
+    undisturbed = final_metrics(experiment, tmp_path / "undisturbed")
     killed = tmp_path / "killed"
     caught = []
-    for stage in STAGES:
-        process = start(killed)
+    stages = EXPERIMENTS[experiment][0]
+    for stage in stages:
+        process = start(experiment, killed)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if half_done(killed, stage):
@@ -68,5 +85,5 @@ def test_killed_in_every_stage_it_ends_with_the_same_numbers(tmp_path):
                 break
             time.sleep(0.002)
         process.communicate()
-    assert len(caught) > len(STAGES) / 2, caught  # a short one may end between two looks
-    assert final_metrics(killed) == undisturbed
+    assert len(caught) > len(stages) / 2, caught  # a short one may end between two looks
+    assert final_metrics(experiment, killed) == undisturbed

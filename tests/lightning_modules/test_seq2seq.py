@@ -117,6 +117,21 @@ def test_a_copying_start_repeats_what_it_attends_to(t5_fields, tokenizer):
     assert shares[None] < 0.05
 
 
+def test_a_copying_start_sees_the_neighbours_of_a_token(t5_fields, tokenizer):
+    """The encoder's first head looks at the next token most, the second at the one before, and a third at none."""
+    torch.manual_seed(0)
+    fields = t5_fields | {"num_heads": 3, "initialisation": "copying"}
+    attention = build_seq2seq_model(fields, tokenizer).encoder.block[0].layer[0].SelfAttention
+    bias = attention.compute_bias(9, 9)[0].detach()  # (heads, 9 queries, 9 keys)
+    offset = {0: 1, 1: -1}
+    for head in range(3):
+        for query in range(1, 8):
+            farther = bias[head, query].max() - bias[head, query].median()
+            assert (farther > 2) == (head in offset)
+            if head in offset:
+                assert bias[head, query].argmax() == query + offset[head]
+
+
 def test_starts_that_are_refused(t5_fields, tokenizer):
     with pytest.raises(WrongInput, match="unknown initialisation 'identity'"):
         build_seq2seq_model(t5_fields | {"initialisation": "identity"}, tokenizer)

@@ -34,11 +34,18 @@ def config(folders):
         "policy_dtype": "float32",
         "dtype": "bfloat16",
         "seed": 7,
+        "betas": [0.9, 0.98],
+        "max_new_tokens": 32,
+        "max_length": 64,
+        "candidates": 100,
+        "cluster": None,
+        "index": None,
+        "train_retriever": True,
     }
     module = OmegaConf.load(FILE)
     module.name = "rl"
     module.retriever.bank = {"_target_": "types.SimpleNamespace", "texts": ["who ?", "when ?", "where ?"]}
-    module.retriever.cluster = module.template_of = module.encoder = None
+    module.template_of = module.encoder = None
     module.rewards.diversity.words = {"_target_": "hydra.utils.get_method", "path": "builtins.set"}
     return OmegaConf.create({**keys, "module": module})
 

@@ -1,0 +1,43 @@
+"""The bank of a run: made, or given, or refused."""
+
+import pytest
+
+from datamodules.almanac import passages
+from datamodules.question_rows import read_examples
+from datamodules.template_bank import TemplateBankDataModule
+from datamodules.templates import TemplateExtractor, bank_of_examples
+from datamodules.wrong_input import WrongInput
+
+ROWS = list(passages(0, "train", 120))
+
+
+def made(**settings):
+    data = TemplateBankDataModule(ROWS, **settings)
+    data.setup("test")
+    return data
+
+
+def test_it_is_made_of_the_training_questions():
+    data = made()
+    assert data.bank.texts == bank_of_examples(read_examples(ROWS).examples, TemplateExtractor()).texts
+    assert data.final_metrics == {"bank_size": len(data.bank)}
+    assert len(list(data.test_dataloader())) == 1
+
+
+def test_a_users_own_takes_its_place(tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("Who founded [MASK] ?\nWhen did the Normans come?\nno question\n")
+    assert made(bank=str(file)).bank.texts == ["Who founded [MASK] ?", "When did [MASK] ?"]
+    with pytest.raises(WrongInput, match=r"3 templates a passage are wanted and the bank has 2 \(.*own.txt"):
+        made(bank=str(file), least=3)
+
+
+def test_similar_templates_are_left_out_as_told():
+    assert len(made(largest_similarity=0.2).bank) < len(made(largest_similarity=0.9).bank)
+
+
+def test_other_rows_are_read_to_be_checked():
+    wrong = [ROWS[0] | {"answer_start": 9999}]
+    made(read_too=[None, [{key: value for key, value in ROWS[0].items() if key != "question"}]])
+    with pytest.raises(WrongInput, match="answer_start"):
+        made(read_too=[None, wrong])
