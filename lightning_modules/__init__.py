@@ -2,9 +2,18 @@
 
 from lightning_modules.dadpo import DaDPOModule
 from lightning_modules.fine_tuning import FineTuningModule
+from lightning_modules.pruning import PruningModule
 from lightning_modules.rast import RASTModule
 from lightning_modules.sampling import SamplingModule
 from lightning_modules.scoring import ScoringModule
 from lightning_modules.serving import ServingModule
 
-__all__ = ["DaDPOModule", "FineTuningModule", "RASTModule", "SamplingModule", "ScoringModule", "ServingModule"]
+__all__ = [
+    "DaDPOModule",
+    "FineTuningModule",
+    "PruningModule",
+    "RASTModule",
+    "SamplingModule",
+    "ScoringModule",
+    "ServingModule",
+]
