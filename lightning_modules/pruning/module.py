@@ -33,7 +33,8 @@ class PruningModule(LightningModule):
     layers are pruned alike, so that the config can say how wide they are; in each, the units worth least go. The
     vocabulary stays. Pruned weights are not mended: that is what distillation is for.
 
-    Takes: ``TokenBatch``; batches of one row, so that gradients of different rows do not cancel.
+    Takes: ``TokenBatch``; batches of one row, so that gradients of different rows do not cancel. Of several processes,
+    which prune alike, each brings a row to a batch.
     ``final_metrics``: ``parameters``, ``parameters_before``, ``ratio`` reached, the widths,
     ``calibration_batches``, and under ``taylor`` ``loss_before`` and ``loss_after`` on them (nats a token).
 

@@ -97,7 +97,7 @@ def prune(model: PreTrainedModel, after: Widths, groups: Sequence[Coupled], scor
         scores: Of the channels of each of them.
 
     Raises:
-        RuntimeError: The config does not describe what came of it: a defect of ours.
+        RuntimeError: See ``check_told``.
     """
     before, head_dim = widths_of(model), anatomy_of(model).head_dim
     for group, of_group in zip(groups, scores, strict=True):
@@ -109,7 +109,21 @@ def prune(model: PreTrainedModel, after: Widths, groups: Sequence[Coupled], scor
         layer.self_attn.config = model.config
         layer.self_attn.num_key_value_groups = after.num_attention_heads // after.num_key_value_heads
     model.tie_weights()
-    _check_told(model)
+    check_told(model)
+
+
+def check_told(model: PreTrainedModel) -> None:
+    """Pass if an empty model made from the config, as it will be read again, has the shapes that the model has.
+
+    Raises:
+        RuntimeError: It has not: a defect of ours.
+    """
+    config = type(model.config).from_dict(model.config.to_dict())
+    with torch.device("meta"):
+        told = {name: tensor.shape for name, tensor in type(model)(config).state_dict().items()}
+    if told != (found := {name: tensor.shape for name, tensor in model.state_dict().items()}):
+        wrong = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
+        raise RuntimeError(f"the pruned config does not describe {wrong[0]}")
 
 
 def _pruned_config(model: PreTrainedModel, widths: Widths) -> PreTrainedConfig:
@@ -127,13 +141,3 @@ def _accepted(model: PreTrainedModel, widths: Widths) -> bool:
     except Exception:  # its validation raises kinds of its own
         return False
     return True
-
-
-def _check_told(model: PreTrainedModel) -> None:
-    """Compare all shapes with those of an empty model made from the config as it will be read again."""
-    config = type(model.config).from_dict(model.config.to_dict())
-    with torch.device("meta"):
-        told = {name: tensor.shape for name, tensor in type(model)(config).state_dict().items()}
-    if told != (found := {name: tensor.shape for name, tensor in model.state_dict().items()}):
-        wrong = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
-        raise RuntimeError(f"the pruned config does not describe {wrong[0]}")

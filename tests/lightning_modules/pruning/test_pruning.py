@@ -15,11 +15,16 @@ from lightning_modules import FineTuningModule, PruningModule
 from lightning_modules.language_model import build_language_model
 from lightning_modules.pruning.groups import channel_scores, coupled_layers, kept_channels, seeded
 from lightning_modules.pruning.plan import Widths
-from lightning_modules.pruning.surgery import count_parameters, prune, widths_of
+from lightning_modules.pruning.surgery import check_told, count_parameters, prune, widths_of
 from tests.lightning_modules.pruning.conftest import KINDS, SMALL
 
 ALL = ("heads", "intermediate", "hidden")
 FIELDS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+
+
+@pytest.fixture
+def small(model_folder):
+    return model_folder(**{**SMALL, **KINDS["llama"], "initializer_range": 0.2})
 
 
 def logits(model, batch):
@@ -163,6 +168,15 @@ def test_what_is_left_is_the_slice_of_what_was(model_folder, token_batch):
         assert torch.equal(left[name], tensor), name
 
 
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_config_that_does_not_tell_the_truth_is_our_defect(small, field):
+    model = build_language_model(small)
+    check_told(model)
+    setattr(model.config, field, getattr(model.config, field) // 2)
+    with pytest.raises(RuntimeError, match="does not describe"):
+        check_told(model)
+
+
 def held_out_loss(module, tokenizer):
     data = InstructionDataModule(list(dialogues(0, "test", 64)), tokenizer, val_fraction=0)
     data.setup("fit")
@@ -198,11 +212,6 @@ def test_half_precision_and_checkpointed_gradients_prune_alike(trained, pruned):
     assert other.model.dtype == torch.bfloat16
     for found, expected in zip(other._scores, plain._scores, strict=True):
         assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.99
-
-
-@pytest.fixture
-def small(model_folder):
-    return model_folder(**{**SMALL, **KINDS["llama"], "initializer_range": 0.2})
 
 
 REFUSED = {
