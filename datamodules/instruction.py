@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -28,6 +29,7 @@ class InstructionDataModule(LightningDataModule):
         max_length: Tokens of prompt and response; longer responses are cut and counted.
         val_fraction: Share of the prompts held out where there is no ``val_data``.
         seed: Of the training order.
+        rows: Read only so many of the data, from the start (None: all).
     """
 
     def __init__(
@@ -41,12 +43,16 @@ class InstructionDataModule(LightningDataModule):
         max_length: int = 2048,
         val_fraction: float = 0.05,
         seed: int = 0,
+        rows: int | None = None,
     ):
         super().__init__()
         if not 0 <= val_fraction < 1:
             raise WrongInput(f"val_fraction is a share, got {val_fraction}", "val_fraction", "at least 0, below 1")
+        if rows is not None and rows < 1:
+            raise WrongInput(f"{rows} rows were asked for", source_name(data), "at least 1, or null for all")
         self.data, self.val_data, self.tokenizer, self.response = data, val_data, tokenizer, response
         self.batch_size, self.max_length, self.val_fraction, self.seed = batch_size, max_length, val_fraction, seed
+        self.rows = rows
         self.train_rows: list[EncodedResponse] = []
         self.val_rows: list[EncodedResponse] = []
 
@@ -55,9 +61,9 @@ class InstructionDataModule(LightningDataModule):
         if self.train_rows:
             return
         if self.val_data is not None:
-            self.train_rows, self.val_rows = self._read(self.data), self._read(self.val_data)
+            self.train_rows, self.val_rows = self._read(self.data, self.rows), self._read(self.val_data)
         else:
-            self._split(list(self._conversations(self.data)))
+            self._split(list(self._conversations(self.data, self.rows)))
         if not self.train_rows:
             raise WrongInput("there are no rows", source_name(self.data), "give rows with a prompt and a response")
 
@@ -91,11 +97,11 @@ class InstructionDataModule(LightningDataModule):
         for examples, held in zip(conversations, held_out, strict=True):
             (self.val_rows if held else self.train_rows).extend(examples)
 
-    def _read(self, source: RowSource) -> list[EncodedResponse]:
-        return [example for examples in self._conversations(source) for example in examples]
+    def _read(self, source: RowSource, rows: int | None = None) -> list[EncodedResponse]:
+        return [example for examples in self._conversations(source, rows) for example in examples]
 
-    def _conversations(self, source: RowSource) -> Iterator[list[EncodedResponse]]:
-        for row in open_rows(source):
+    def _conversations(self, source: RowSource, rows: int | None) -> Iterator[list[EncodedResponse]]:
+        for row in islice(open_rows(source), rows):
             yield [
                 encode_response(self.tokenizer, prompt, response, row.place, self.max_length)
                 for prompt, response in self._examples(row)

@@ -3,6 +3,7 @@
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.dadpo import DaDPOModule
 from lightning_modules.fine_tuning import FineTuningModule
+from lightning_modules.pruning import PruningModule
 from lightning_modules.rast import AskingModule, RASTModule
 from lightning_modules.sampling import SamplingModule
 from lightning_modules.scoring import ScoringModule
@@ -13,6 +14,7 @@ __all__ = [
     "AskingModule",
     "DaDPOModule",
     "FineTuningModule",
+    "PruningModule",
     "RASTModule",
     "SamplingModule",
     "ScoringModule",

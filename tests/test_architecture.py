@@ -11,6 +11,7 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks")
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},
+    "lightning_modules/pruning/plan.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},
     "lightning_modules/rast/drawing.py": {"torch"},
     "lightning_modules/rast/rewards.py": {"torch"},

@@ -19,8 +19,8 @@ CONVERSATION = {"messages": [SYSTEM, user("Who?"), answer("Ada."), user("Where?"
 CHAT = {"prompt": [user("Who?")], "completion": [answer("Ada.")]}
 
 
-def made(rows, tokenizer, **settings) -> InstructionDataModule:
-    data = InstructionDataModule(rows, tokenizer, **{"val_fraction": 0} | settings)
+def made(source, tokenizer, **settings) -> InstructionDataModule:
+    data = InstructionDataModule(source, tokenizer, **{"val_fraction": 0} | settings)
     data.setup("fit")
     return data
 
@@ -128,3 +128,12 @@ def test_settings_that_cannot_be_are_refused(tokenizer):
         InstructionDataModule([CHAT], tokenizer, val_fraction=-0.1)
     with pytest.raises(WrongInput, match="there are no rows"):
         made([], tokenizer)
+
+
+def test_only_the_first_rows_are_read(tokenizer):
+    rows = iter([CHAT, CONVERSATION, CHAT, CHAT])
+    assert len(made(rows, tokenizer, rows=2).train_rows) == 3  # the conversation has two turns to learn
+    assert len(list(rows)) == 2
+    assert len(made([CHAT], tokenizer, rows=9, val_data=[CHAT, CHAT]).val_rows) == 2
+    with pytest.raises(WrongInput, match="-1 rows were asked for"):
+        InstructionDataModule([CHAT], tokenizer, rows=-1)
