@@ -2,36 +2,33 @@
 
 from collections.abc import Iterator
 
-from callbacks.run.estimate.moments import Moments, peak
-from callbacks.run.estimate.work import Work, moments_of
+from callbacks.run.estimate.moments import peak
+from callbacks.run.estimate.work import Work, moments_of, passing_through
 
 GIB = 2**30
-SLACK = {"CPU": 1.3, "GPU": 1.1}
-"""What the allocator holds over what lies in it, where it is not set: glibc's as measured (benchmarks/plan.md), CUDA's
-caching allocator assumed."""
-STANDING = ("weights", "frozen weights", "optimizer", "gradient buckets")
-"""What is allocated once and stays."""
+SLACK = {"CPU": 0.58, "GPU": 0.1}
+"""What the allocator holds beside what lies in it, as a share of what comes and goes, where it is not set. glibc's as
+measured (benchmarks/plan.md): holes in its heap, as many with gradient checkpointing as without. A fixed
+``MALLOC_MMAP_THRESHOLD_`` in the environment leaves none. That of CUDA's caching allocator is assumed."""
 
 
-def peak_bytes(moments: Moments, slack: float, process: float) -> tuple[str, float]:
-    """The worst moment and what the device holds then: what stands, what comes and goes with slack, and the process."""
-    held = {
-        moment: {name: size * (1 if name in STANDING else slack) for name, size in parts.items()}
-        for moment, parts in moments.items()
-    }
-    name, size = peak(held)
-    return name, size + process
+def peak_bytes(work: Work, slack: float, process: float) -> tuple[str, float]:
+    """The worst moment, and what the device holds then, with the allocator's holes and the process itself."""
+    name, size = peak(moments_of(work))
+    return name, size + slack * passing_through(work) + process
 
 
 def mend(work: Work, memory: float, slack: float, process: float) -> str:
     """What would make a stage fit that does not: one setting, or several together, tried and found to do."""
     said: list[str] = []
+    least = peak_bytes(work, slack, process)[1]
     for changed, how in _leaner(work):
         said = [*[old for old in said if old.partition("=")[0] != how.partition("=")[0]], how]
-        if peak_bytes(moments_of(changed), slack, process)[1] <= memory:
-            return " ".join(said)
-    least = peak_bytes(moments_of(changed), slack, process)[1] if said else 0.0  # type: ignore[possibly-undefined]
-    return f"a smaller model, or {least / GIB:.1f} GiB: {' '.join(said) or 'nothing'} is not enough (LoRA is not there yet)"
+        least = peak_bytes(changed, slack, process)[1]
+        if least <= memory:
+            return f"set {' '.join(said)}"
+    tried = f" even with {' '.join(said)}" if said else ""
+    return f"needs {least / GIB:.1f} GiB{tried}: take a smaller model or a larger device (there is no LoRA yet)"
 
 
 def _leaner(work: Work) -> Iterator[tuple[Work, str]]:

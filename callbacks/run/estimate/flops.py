@@ -30,8 +30,9 @@ def training_flops(
 ) -> float:
     """Forward and backward pass of the policy.
 
-    The layers count three times, four with gradient checkpointing, which repeats their forward pass. The head counts
-    four times: ``logprobs.py`` keeps no logits, so the backward pass makes them again.
+    The layers count three times, and once more with gradient checkpointing, which repeats their forward pass up to the
+    last product, whose result nothing needs (the feed-forward's output: h·f weights a layer). The head counts four
+    times: ``logprobs.py`` keeps no logits, so the backward pass makes them again.
 
     Args:
         shape: Of the policy.
@@ -41,9 +42,9 @@ def training_flops(
         vocabulary: Rows of the softmax.
         checkpointing: Whether the layers' activations are made again.
     """
-    return (4 if checkpointing else 3) * body_flops(shape, tokens, scores) + 4 * head_flops(
-        shape, predicted, vocabulary
-    )
+    once = body_flops(shape, tokens, scores)
+    again = once - 2.0 * shape.hidden * shape.intermediate * shape.layers * tokens if checkpointing else 0.0
+    return 3 * once + again + 4 * head_flops(shape, predicted, vocabulary)
 
 
 def frozen_flops(shape: ModelShape, tokens: float, scores: float, predicted: float, vocabulary: int) -> float:

@@ -79,12 +79,9 @@ def around_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float
 
 
 def activation_bytes(shape: ModelShape, batch: Batch, precision: Precision, checkpointing: bool) -> float:
-    """What is kept between forward and backward pass; with checkpointing each layer's input, and one layer whole."""
-    layer = layer_bytes(shape, batch, precision)
-    around = around_bytes(shape, batch, precision)
-    if not checkpointing:
-        return shape.layers * layer + around
-    return shape.layers * batch.tokens * shape.hidden * precision.weights + layer + around
+    """What is kept between forward and backward pass; with checkpointing, of each layer its input only."""
+    layer = batch.tokens * shape.hidden * precision.weights if checkpointing else layer_bytes(shape, batch, precision)
+    return shape.layers * layer + around_bytes(shape, batch, precision)
 
 
 def passing_bytes(shape: ModelShape, batch: Batch, narrow: int) -> float:

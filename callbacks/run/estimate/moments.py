@@ -15,6 +15,7 @@ from callbacks.run.estimate.memory import (
     cache_bytes,
     chunk_bytes,
     head_cast_bytes,
+    layer_bytes,
     passing_bytes,
 )
 from callbacks.run.estimate.shape import ModelShape
@@ -95,9 +96,13 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()
         "logits": chunk,
         "gradients of the head": _head_gradients(policy, batch),
     }
-    moments["backward of the layers"] = always | kept | gradients | {"logits": 0.0} | _layer_gradients(policy, batch)
-    if not policy.accumulates and not policy.checkpointing:  # a layer's activations go as its gradients come
-        moments["backward of the layers"]["gradients"] = float(FLOAT * policy.shape.largest)
+    # Where no gradients were before, they come as activations go: at the last layer there are the head's alone.
+    first = {"gradients": policy.weights if policy.accumulates else float(precision.weights * shape.largest)}
+    again = {"layer made again": layer_bytes(shape, batch, precision)} if policy.checkpointing else {}
+    passing = _layer_gradients(policy, batch)
+    moments["backward of the last layer"] = always | kept | first | again | passing
+    if policy.checkpointing:
+        moments["backward of the first layer"] = always | gradients | again | passing
     moments["step"] = always | gradients | {"step": _step_bytes(policy)}
     if not policy.cuda:
         moments["checkpoint"] = always | gradients | {"checkpoint": policy.checkpoint}

@@ -33,7 +33,7 @@ def print_plan(plan: Plan) -> None:
         if stage.fits is False:
             assert plan.machine.memory is not None
             room = _bytes(plan.machine.memory)
-            print(f"{stage.name} will not fit: {_bytes(stage.peak)} of {room} at {stage.worst}: set {stage.mend}")
+            print(f"{stage.name} will not fit: {_bytes(stage.peak)} of {room} at {stage.worst}: {stage.mend}")
     for stage in plan.stages:
         if stage.assumed:
             print(f"{stage.name} assumes {'; '.join(stage.assumed)}")

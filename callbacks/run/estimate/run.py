@@ -1,5 +1,6 @@
 """The plan of a run: what each stage would take, without taking it."""
 
+import os
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from datamodules.wrong_input import WrongInput
 
 TEXT_BYTES = 5
 """Of a sampled token on disk, as UTF-8."""
+FIXED = "MALLOC_MMAP_THRESHOLD_"
+"""With it glibc gives large tensors back as they are freed."""
 SCORE_BYTES = 120
 """Of a score in its SQLite file: key, value, checksum, page."""
 
@@ -35,7 +38,7 @@ class StagePlan(NamedTuple):
     parameters: dict[str, int]
     cost: Cost
     moments: Moments
-    """Bytes by moment and by what holds them, without the allocator's slack."""
+    """Bytes by moment and by what holds them, without the allocator's holes and the process."""
     worst: str
     """The moment of the peak."""
     peak: float
@@ -101,18 +104,22 @@ def measured_rates(machine: Machine, settings: Settings, precision: str, config:
 
 def slack_of(machine: Machine, settings: Settings) -> tuple[float, float]:
     """The allocator's slack, and the process's own bytes on the device."""
-    slack = settings.allocator_slack or SLACK["GPU" if machine.cuda else "CPU"]
+    slack = SLACK["GPU" if machine.cuda else "CPU"]
+    if not machine.cuda and FIXED in os.environ:
+        slack = 0.0
+    if settings.allocator_slack is not None:
+        slack = settings.allocator_slack
     return slack, settings.process_gib * GIB
 
 
 def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, settings: Settings) -> StagePlan:
     work, (slack, process) = planned.work, slack_of(machine, settings)
     moments, cost = moments_of(work), cost_of(work)
-    worst, most = peak_bytes(moments, slack, process)
+    worst, most = peak_bytes(work, slack, process)
     other = None
     if work.policy is not None:
         turned = work._replace(policy=work.policy._replace(checkpointing=not work.policy.checkpointing))
-        other = peak_bytes(moments_of(turned), slack, process)[1]
+        other = peak_bytes(turned, slack, process)[1]
     fits = None if machine.memory is None else most <= machine.memory
     parameters = {model: frozen.shape.parameters for model, frozen in work.models.items()}
     if work.policy is not None:

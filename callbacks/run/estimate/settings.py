@@ -14,7 +14,8 @@ class Settings:
         tflops: 10¹² operations a second of a matrix product; None: measured.
         gbps: 10⁹ bytes a second that are read from memory; None: measured. Sampling waits for it.
         memory_gib: What the device has; None: asked.
-        allocator_slack: What the allocator holds, over what lies in it, of memory that comes and goes.
+        allocator_slack: What the allocator holds beside what lies in it, as a share of what comes and goes; None: by
+            device.
         process_gib: What a process takes in RAM before any model: libraries and their state.
         sample_rows: Rows whose lengths are counted; of larger files a sample, with the longest.
         rows: Of data that are not here.
@@ -37,5 +38,5 @@ class Settings:
         """Refuse what cannot be."""
         positive = [self.utilisation, self.sample_rows, self.rows, self.prompt_tokens]
         positive += [v for v in (self.tflops, self.gbps, self.memory_gib, self.response_tokens) if v is not None]
-        if min(positive) <= 0 or self.process_gib < 0 or (self.allocator_slack or 1) < 1:
+        if min(positive) <= 0 or self.process_gib < 0 or (self.allocator_slack or 0) < 0:
             raise WrongInput(f"no such assumptions: {self}", "estimate, plan_tflops", "give positive numbers")

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
-from callbacks.run.estimate.memory import Batch, cache_bytes
+from callbacks.run.estimate.memory import Batch, cache_bytes, layer_bytes, passing_bytes
 from callbacks.run.estimate.moments import (
     Frozen,
     Moments,
@@ -65,6 +65,17 @@ def moments_of(work: Work) -> Moments:
         students = {name: model for name, model in work.models.items() if name != work.teacher}
         return divergence_moments(work.models[work.teacher], students, largest, work.vocabulary, work.cuda)
     return scoring_moments(work.models, largest, work.vocabulary, work.cuda)
+
+
+def passing_through(work: Work) -> float:
+    """Bytes that pass through the allocator's hands in a step: a layer's activations times the layers, kept or not."""
+    if work.policy is not None:
+        return work.policy.shape.layers * layer_bytes(work.policy.shape, largest_batch(work), work.policy.precision)
+    if work.kind == "sampling":
+        batch = Batch(min(work.batch_size, work.count), max(row.prompt for row in work.rows), 0)
+    else:
+        batch = largest_batch(work)
+    return max(passing_bytes(model.shape, batch, model.bytes_a_weight) for model in work.models.values())
 
 
 def largest_batch(work: Work) -> Batch:
