@@ -41,8 +41,8 @@ def run(config: DictConfig) -> dict[str, float]:
         config: As ``conf/train.yaml`` composes it.
 
     Returns:
-        All numbers, by ``group/name``; they stand in ``metrics.json`` too. None with ``plan=true``, which runs no stage:
-        it ends with ``plan.json`` and a table of what each would take.
+        All numbers, by ``group/name``; they stand in ``metrics.json`` too. With ``plan=true`` none: no stage is
+        run, and ``plan.json`` and a table say what each would take.
     """
     check_config(config)
     output_dir = Path(config.paths.output_dir)

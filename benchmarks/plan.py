@@ -64,7 +64,7 @@ CASES = [
     ("medium", "scores,dadpo", ("batch_size=8", "gradient_checkpointing=true")),
     ("medium", "scores,dadpo", ("batch_size=8", "trainer.precision=bf16-mixed")),
 ]
-WORDS = "what city river old who built the bridge near garden tower when was".split()
+WORDS = ["what", "city", "river", "old", "who", "built", "the", "bridge", "near", "garden", "tower", "when", "was"]
 QUICK = [
     "experiment=dadpo_qwen", "name=plan", "trainer=cpu", "trainer.precision=32-true", "dtype=float32", "threads=1",
     "trainer.accumulate_grad_batches=1", "gradient_checkpointing=false", "max_length=256", "estimate.process_gib=0",
@@ -105,7 +105,9 @@ def write_pairs(path: Path, rows: int, words: int) -> None:
     def text() -> str:
         return " ".join(draw.choice(WORDS) for _ in range(draw.randint(words // 3, words)))
 
-    lines = [{"id": f"r{i}", "prompt": f"{i} {text()}", "chosen": text(), "rejected": f"{text()} x"} for i in range(rows)]
+    lines = [
+        {"id": f"r{i}", "prompt": f"{i} {text()}", "chosen": text(), "rejected": f"{text()} x"} for i in range(rows)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -158,7 +160,12 @@ def measure(root: Path, case: tuple[str, str, tuple[str, ...]], fixed: bool) -> 
 
 
 def table(title: str, results: list[Result]) -> list[str]:
-    lines = ["", f"## {title}", "", "| models | stage | settings | predicted, MiB | measured, MiB | predicted / measured |"]
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        "| models | stage | settings | predicted, MiB | measured, MiB | predicted / measured |",
+    ]
     lines.append("|---|---|---|---:|---:|---:|")
     for (size, stages, extra), predicted, measured in results:
         numbers = f"{predicted / MIB:.0f} | {measured / MIB:.0f} | {predicted / measured:.2f}"
@@ -174,8 +181,10 @@ def main() -> None:
         for size in SIZES:
             make_inputs(Path(folder) / size, size)
         lines = [
-            "Peak of resident memory above a process that has its libraries loaded, Qwen2 models, float32 where nothing",
-            f"else is said; torch {torch.__version__}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}.",
+            "Peak of resident memory above a process that has its libraries loaded; Qwen2 models, float32 where",
+            "nothing else is said. Models of a few MiB drown in what a process takes beside tensors. On a GPU nothing of",
+            "this has been measured: its formulae differ in the chunk of logits and the step's temporaries.",
+            f"torch {torch.__version__}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}.",
         ]
         for title, fixed in ((f"`{FIXED}` fixed: the arithmetic alone", True), ("glibc as it is", False)):
             lines += table(title, [measure(Path(folder), case, fixed) for case in CASES])

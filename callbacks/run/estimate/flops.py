@@ -10,7 +10,7 @@ from callbacks.run.estimate.shape import ModelShape
 
 
 def body_flops(shape: ModelShape, tokens: float, scores: float) -> float:
-    """One forward pass through the layers, the head left out: 2·(linear weights)·tokens + 4·(query width)·scores·layers.
+    """One forward pass through the layers, without the head: 2·(linear weights)·tokens + 4·(query width)·scores·layers.
 
     Args:
         shape: Of the model.

@@ -82,11 +82,13 @@ def _seconds(work: Callable[[], Any], threads: int | None) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    work(), wait()
+    work()
+    wait()
     best, end = float("inf"), time.perf_counter() + PROBE_S
     while time.perf_counter() < end or best == float("inf"):
         start = time.perf_counter()
-        work(), wait()
+        work()
+        wait()
         best = min(best, time.perf_counter() - start)
     torch.set_num_threads(before)
     return best

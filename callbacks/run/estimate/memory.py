@@ -56,7 +56,9 @@ class Batch(NamedTuple):
 def layer_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
     """What autograd keeps of one layer; see above."""
     narrow, copies = precision.products, 3 if precision.autocast else 1  # each product casts its own copy
-    reads = (copies + (2 if shape.gated and precision.autocast else 1)) * shape.hidden + shape.query + shape.intermediate
+    reads = (
+        (copies + (2 if shape.gated and precision.autocast else 1)) * shape.hidden + shape.query + shape.intermediate
+    )
     attended = 3 * shape.query if batch.padded or shape.eager else shape.query + 2 * shape.key_value
     between = (3 if shape.gated else 1) * shape.intermediate
     wide = precision.weights

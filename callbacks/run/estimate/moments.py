@@ -92,10 +92,15 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()
         states = max(FLOAT * batch.tokens * m.shape.hidden for m in frozen)
         held = {"frozen forward": max(passing, states + cast + 2 * chunk)}
         moments["frozen models' forward"] = always | gradients | kept | held
-    moments["backward of the head"] = always | kept | (gradients if policy.accumulates else {}) | {
-        "logits": chunk,
-        "gradients of the head": _head_gradients(policy, batch),
-    }
+    moments["backward of the head"] = (
+        always
+        | kept
+        | (gradients if policy.accumulates else {})
+        | {
+            "logits": chunk,
+            "gradients of the head": _head_gradients(policy, batch),
+        }
+    )
     # Where no gradients were before, they come as activations go: at the last layer there are the head's alone.
     first = {"gradients": policy.weights if policy.accumulates else float(precision.weights * shape.largest)}
     again = {"layer made again": layer_bytes(shape, batch, precision)} if policy.checkpointing else {}

@@ -21,10 +21,8 @@ def write_plan(folder: Path, plan: Plan) -> None:
 def print_plan(plan: Plan) -> None:
     """A row a stage, then a line for each stage that does not fit, and what was assumed."""
     console = Console(width=None if Console().is_terminal else WIDTH)
-    table = Table(
-        Column("stage", overflow="fold"), "parameters", "tokens", "FLOPs", "peak\nmemory", "with / without\ncheckpointing",
-        "disk", "hours", "fits",
-    )  # fmt: skip
+    heads = ("parameters", "tokens", "FLOPs", "peak\nmemory", "with / without\ncheckpointing", "disk", "hours", "fits")
+    table = Table(Column("stage", overflow="fold"), *heads)
     for stage in plan.stages:
         table.add_row(*_cells(stage))
     table.caption = _caption(plan)

@@ -1,6 +1,7 @@
 """What a composed config leads to: models, tokenizers and rows, as they are or as an earlier stage will make them."""
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from datamodules.rows import JSON_SUFFIXES, Row, check_messages
 from datamodules.wrong_input import WrongInput
 
 ANSWERS = ("chosen", "rejected", "completion")
+FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
+"""``org/name@split[:500]``."""
 FILES = (*JSON_SUFFIXES, ".parquet")
 
 Skeleton = Callable[..., nn.Module]
@@ -81,7 +84,9 @@ class Reader:
                 self._shapes[key] = shape_of(self.skeleton(source, tokenizer))
             except ValueError as error:
                 where = source if isinstance(source, str) else "model"
-                raise WrongInput(f"no plan can be made of it: {error}", where, "choose one (Llama's, Qwen's, …)") from error
+                raise WrongInput(
+                    f"no plan can be made of it: {error}", where, "choose one (Llama's, Qwen's, …)"
+                ) from error
         return self._shapes[key]
 
     def rows(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
@@ -124,8 +129,10 @@ class Reader:
     def _assume(self, source: str) -> Rows:
         """Of a Hub id nothing is fetched."""
         made = self.settings
-        said = f"{source}: {made.rows} rows, prompts of {made.prompt_tokens} tokens"
-        return Rows([Lengths(made.prompt_tokens, {})], made.rows, (said,))
+        named = FIRST_ROWS.search(source)
+        rows = int(named[1]) if named else made.rows
+        said = f"{source}: {rows} rows, prompts of {made.prompt_tokens} tokens"
+        return Rows([Lengths(made.prompt_tokens, {})], rows, (said,))
 
 
 def _sampled(source: Any, most: int) -> tuple[list[Row], int]:

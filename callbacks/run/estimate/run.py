@@ -174,5 +174,3 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "stages": stages,
         "not_planned": plan.others,
     }
-
-

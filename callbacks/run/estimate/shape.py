@@ -56,7 +56,13 @@ def shape_of(model: nn.Module) -> ModelShape:
     heads = getattr(config, "num_attention_heads", None)
     layers = getattr(config, "num_hidden_layers", None)
     stacked = any(p.ndim > 2 for p in matrices.values()) or getattr(config, "num_experts", None)
-    if not isinstance(heads, int) or not isinstance(layers, int) or stacked or config.is_encoder_decoder or not matrices:
+    if (
+        not isinstance(heads, int)
+        or not isinstance(layers, int)
+        or stacked
+        or config.is_encoder_decoder
+        or not matrices
+    ):
         raise ValueError("it is no dense decoder")
     hidden: int = config.hidden_size
     width: int = getattr(config, "head_dim", None) or hidden // heads

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from callbacks.run.estimate.answers import answered, max_new
 from callbacks.run.estimate.memory import Precision
 from callbacks.run.estimate.moments import Frozen, Policy
 from callbacks.run.estimate.reading import Lengths, Reader, Rows
@@ -59,12 +60,12 @@ def _training(
     tokenizer = reader.tokenizer(module["tokenizer"])
     shape = reader.shape(module.get("student", module.get("model")), tokenizer)
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
-    answered = _answered(reader, data["data"], rows, fields, data["max_length"])
-    held_out, held_out_count = answered.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
+    known = answered(reader, data["data"], rows, fields, data["max_length"])
+    held_out, held_out_count = known.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
     count = max(1, rows.count - held_out_count)
     if data.get("val_data") is not None:
         others = reader.rows(data["val_data"], tokenizer, data["max_length"])
-        held_out = _answered(reader, data["val_data"], others, fields, data["max_length"]).rows
+        held_out = answered(reader, data["val_data"], others, fields, data["max_length"]).rows
         count, held_out_count = rows.count, others.count
     vocabulary = shape.vocabulary if module.get("padded_vocabulary") else len(tokenizer)
     devices = trainer.get("devices", 1)
@@ -84,7 +85,7 @@ def _training(
     work = Work(
         kind="training",
         models=frozen,
-        rows=answered.rows,
+        rows=known.rows,
         count=count,
         batch_size=data["batch_size"],
         vocabulary=vocabulary,
@@ -93,21 +94,21 @@ def _training(
         passes=seen if steps > 0 and (epochs < 0 or seen < epochs) else max(1, epochs),
         held_out=held_out if held_out_count else [],
         held_out_count=held_out_count,
-        longest=answered.longest,
+        longest=known.longest,
     )
-    return Planned(work, (*rows.assumed, *answered.assumed))
+    return Planned(work, (*rows.assumed, *known.assumed))
 
 
 def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     module, data = stage["module"], stage["datamodule"]
     tokenizer = reader.tokenizer(module["tokenizer"])
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
-    answered = _answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
-    single = [Sequences(row.prompt, (response,)) for row in answered.rows for response in row.responses]
+    known = answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
+    single = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
     batch_size = data.get("score_batch_size", data["batch_size"])
     models = _frozen(reader, stage, module["models"], module["dtype"])
-    work = Work("scoring", models, single, 2 * rows.count, batch_size, len(tokenizer), cuda, longest=answered.longest)
-    return Planned(work, (*rows.assumed, *answered.assumed))
+    work = Work("scoring", models, single, 2 * rows.count, batch_size, len(tokenizer), cuda, longest=known.longest)
+    return Planned(work, (*rows.assumed, *known.assumed))
 
 
 def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
@@ -116,20 +117,20 @@ def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     asked = reader.stage(reader.maker(data["answers"]) or "answers")
     rows = reader.rows(asked["datamodule"]["data"], tokenizer, data["max_length"])
     plain = Rows([Lengths(row.prompt, {}) for row in rows.lengths], rows.count, rows.assumed)
-    answered = _answered(reader, None, plain, (data["author"],), data["max_length"], asked)
+    known = answered(reader, None, plain, (data["author"],), data["max_length"], asked)
     models = _frozen(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"])
     work = Work(
         "divergence",
         models,
-        answered.rows,
+        known.rows,
         rows.count,
         data["batch_size"],
         len(tokenizer),
         cuda,
         teacher="the teacher",
-        longest=answered.longest,
+        longest=known.longest,
     )
-    return Planned(work, (*rows.assumed, *answered.assumed))
+    return Planned(work, (*rows.assumed, *known.assumed))
 
 
 def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | None:
@@ -140,7 +141,7 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
     asked = {name: source for name, source in module["models"].items() if name not in given}
     if not asked:
         return None
-    most = max(_max_new(stage, name) for name in asked)
+    most = max(max_new(stage, name) for name in asked)
     mean = min(reader.settings.response_tokens or max(1, most // 2), most)
     work = Work(
         "sampling",
@@ -162,47 +163,6 @@ KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
     "divergence": _divergence,
     "sampling": _sampling,
 }
-
-
-class _Answered(NamedTuple):
-    rows: list[Sequences]
-    longest: int | None
-    """Tokens that a sequence may have where answers are still to be sampled."""
-    assumed: tuple[str, ...]
-
-
-def _answered(
-    reader: Reader,
-    source: Any,
-    rows: Rows,
-    fields: tuple[str, ...],
-    max_length: int,
-    asked: Mapping[str, Any] | None = None,
-) -> _Answered:
-    """Rows with the lengths of their answers: what the data have, else what the stage that samples them may make."""
-    lacking = [field for field in fields if any(field not in row.answers for row in rows.lengths)]
-    if not lacking:
-        made = [Sequences(row.prompt, tuple(row.answers[field] for field in fields)) for row in rows.lengths]
-        return _Answered(made, None, ())
-    sampled = asked
-    if sampled is None and isinstance(source, str) and (stage := reader.maker(source)):
-        sampled = reader.stage(stage)
-    if sampled is None and not rows.assumed:
-        where = source if isinstance(source, str) else "the rows given"
-        raise WrongInput(f"its rows have no `{lacking[0]}`", where, "give it, or run the stage that samples it first")
-    most = max_length if sampled is None else max(_max_new(sampled, field) for field in lacking)
-    mean = min(reader.settings.response_tokens or max(1, most // 2), most)
-    made = [
-        Sequences(row.prompt, tuple(row.answers.get(field, max(1, min(mean, max_length - row.prompt))) for field in fields))
-        for row in rows.lengths
-    ]
-    longest = min(max_length, max(row.prompt for row in rows.lengths) + most)
-    return _Answered(made, longest, (f"answers of {mean} tokens, {most} at most",))
-
-
-def _max_new(stage: Mapping[str, Any], name: str) -> int:
-    how = stage["module"]["sampling"]
-    return (how if "max_new_tokens" in how else how[name])["max_new_tokens"]
 
 
 def _frozen(reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str) -> dict[str, Frozen]:

@@ -43,7 +43,8 @@ class Reads(NamedTuple):
 
     def times(self, factor: float) -> "Reads":
         """So many passes, or such a share of one."""
-        return Reads(*(value * factor for value in self[:-1]), self.largest)
+        rows, batches, tokens, filled, scores, predicted = (factor * value for value in self[:6])
+        return Reads(rows, batches, tokens, filled, scores, predicted, self.largest)
 
 
 def padded(rows: Sequence[Sequences], count: int, batch_size: int, *, by_length: bool = False) -> Reads:

@@ -136,5 +136,3 @@ def _sampling_cost(work: Work) -> Cost:
         streamed += batches * steps * (model.weights + cache)
     made = len(work.models) * work.count
     return Cost(made * (prompts + steps), made * (prompts + new), flops, streamed)
-
-

@@ -51,7 +51,9 @@ def test_training(family, checkpointing, tokenizer):
     model = built(family, tokenizer, checkpointing).train()
     seen = counted(lambda: response_logps(model, batch(), vocabulary=VOCABULARY).sum().backward())
     # the rotary angles are a product too: a thousandth
-    assert training_flops(shape_of(model), 3 * 12, 3 * 12**2, 13, VOCABULARY, checkpointing) == pytest.approx(seen, rel=5e-3)
+    assert training_flops(shape_of(model), 3 * 12, 3 * 12**2, 13, VOCABULARY, checkpointing) == pytest.approx(
+        seen, rel=5e-3
+    )
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gemma"])

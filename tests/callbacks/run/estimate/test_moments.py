@@ -61,7 +61,13 @@ def policy(tokenizer, precision=(4, 4), checkpointing=False, accumulates=False) 
 
 @pytest.mark.parametrize(
     ("checkpointing", "precision", "accumulated"),
-    [(False, "32-true", 1), (True, "32-true", 1), (False, "bf16-mixed", 1), (True, "bf16-mixed", 1), (False, "32-true", 3)],
+    [
+        (False, "32-true", 1),
+        (True, "32-true", 1),
+        (False, "bf16-mixed", 1),
+        (True, "bf16-mixed", 1),
+        (False, "32-true", 3),
+    ],
 )
 @pytest.mark.parametrize("mode", ["cached", "live"])
 def test_dadpo(mode, checkpointing, precision, accumulated, tokenizer, tmp_path):

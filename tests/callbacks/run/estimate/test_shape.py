@@ -25,7 +25,9 @@ def test_counts_are_those_of_the_built_model(family, tied, tokenizer):
     assert all(p.is_meta for p in skeleton.parameters())
     shape = shape_of(skeleton)
     assert shape.parameters == sum(p.numel() for p in built.parameters())
-    linear = [part for name, part in built.named_modules() if isinstance(part, torch.nn.Linear) and "lm_head" not in name]
+    linear = [
+        part for name, part in built.named_modules() if isinstance(part, torch.nn.Linear) and "lm_head" not in name
+    ]
     assert shape.linear == sum(part.weight.numel() for part in linear)
     assert shape.vocabulary == output_head(built).weight.shape[0]
     assert shape.largest == max(p.numel() for p in built.parameters())
