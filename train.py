@@ -20,10 +20,13 @@ from callbacks.run import (
     close_loggers,
     exit_line,
     first_process,
+    plan_of,
+    print_plan,
     print_table,
     register_resolvers,
     run_stage,
     write_metrics,
+    write_plan,
 )
 
 register_resolvers()
@@ -38,13 +41,20 @@ def run(config: DictConfig) -> dict[str, float]:
         config: As ``conf/train.yaml`` composes it.
 
     Returns:
-        All numbers, by ``group/name``; they stand in ``metrics.json`` too.
+        All numbers, by ``group/name``; they stand in ``metrics.json`` too. With ``plan=true`` none: no stage is
+        run, and ``plan.json`` and a table say what each would take.
     """
     check_config(config)
     output_dir = Path(config.paths.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     if first_process():
         OmegaConf.save(config, output_dir / "config.yaml", resolve=False)
+    if config.plan:
+        if first_process():
+            plan = plan_of(config)
+            write_plan(output_dir, plan)
+            print_plan(plan)
+        return {}
     logger = hydra.utils.instantiate(config.logger) if config.get("logger") else None
     metrics: dict[str, float] = {}
     digests: dict[str, str] = {}

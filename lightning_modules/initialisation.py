@@ -1,6 +1,7 @@
 """Starts for new models that transformers' own does not give."""
 
 import re
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -37,8 +38,10 @@ def initialise(model: PreTrainedModel, start: str) -> None:
             "model: initialisation",
             "use model_type: t5, or leave it out",
         )
-    heads = [
-        part.relative_attention_bias.weight  # (buckets, heads): the nearer half of the buckets is one token each
+    heads: list[Any] = [
+        cast(
+            Any, part
+        ).relative_attention_bias.weight  # (buckets, heads): the nearer half of the buckets is one token each
         for name, part in model.named_modules()
         if name.startswith("encoder") and getattr(part, "has_relative_attention_bias", False)
     ]

@@ -1,5 +1,6 @@
 """Build, load and freeze language models: the only place that touches transformers' model classes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import (
 )
 
 from datamodules.wrong_input import WrongInput
-from lightning_modules.loading import ModelSource, build_from, config_of
+from lightning_modules.loading import ModelSource, build_from, config_of, read_config
 from lightning_modules.logprobs import OutputHead, logits_of
 from lightning_modules.seq2seq import decoder_states, encoder_states
 
@@ -41,6 +42,16 @@ def build_language_model(
     """
     model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation)
     return _ready(model, gradient_checkpointing)
+
+
+def build_skeleton(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
+    """A causal language model without weights, on torch's meta device: to count by. Only the config is read.
+
+    Arguments and errors: see ``build_language_model``.
+    """
+    config = source if isinstance(source, Mapping) else read_config(str(source))
+    with torch.device("meta"):
+        return build_from(config, tokenizer, AutoModelForCausalLM, "float32", None)
 
 
 def build_seq2seq_model(

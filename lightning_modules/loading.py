@@ -30,6 +30,19 @@ def config_of(source: ModelSource) -> PreTrainedConfig | None:
         return None
 
 
+def read_config(source: str) -> dict[str, Any]:
+    """The fields of a folder's or Hub id's config, as a new model takes them.
+
+    Raises:
+        WrongInput: There is none that can be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(source).to_dict()
+    except Exception as error:  # a dozen kinds, as when a model is loaded
+        mend = "name a Hugging Face model folder or a Hub id (and check the network)"
+        raise WrongInput(f"no model's config can be loaded: {_reason(error)}", source, mend) from error
+
+
 def build_from(
     source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, kind: Any, dtype: str, attn: str | None
 ) -> PreTrainedModel:

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datamodules", "lightning_modules", "callbacks")
+ESTIMATE = ("shape", "flops", "memory", "moments", "tokens", "work", "fitting")
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},
@@ -16,6 +17,7 @@ PURE = {
     "lightning_modules/rast/drawing.py": {"torch"},
     "lightning_modules/rast/rewards.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
+    **{f"callbacks/run/estimate/{name}.py": {"torch", "callbacks.run.estimate"} for name in ESTIMATE},
     "datamodules/collate.py": {"torch", "numpy", "datamodules.batches"},
     "datamodules/packing.py": {"torch", "datamodules.batches"},
     "datamodules/batches.py": {"torch"},

@@ -1,5 +1,6 @@
 """A run: its stages, what each leaves behind, and how it is told."""
 
+from callbacks.run.estimate import plan_of, print_plan, write_plan
 from callbacks.run.loggers import close_loggers
 from callbacks.run.messages import exit_line
 from callbacks.run.outcome import print_table, write_metrics
@@ -11,8 +12,11 @@ __all__ = [
     "close_loggers",
     "exit_line",
     "first_process",
+    "plan_of",
+    "print_plan",
     "print_table",
     "register_resolvers",
     "run_stage",
     "write_metrics",
+    "write_plan",
 ]

@@ -1,0 +1,116 @@
+"""Bytes that a dense decoder takes on a device, moment by moment.  Pure.
+
+What autograd keeps of a layer, itemised a token in elements (h hidden, q query, k key width, f feed-forward width), is
+the count of Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1) redone for today's decoders as transformers writes
+them, without dropout:
+
+- a root-mean-square norm keeps its input and the normalised input (2·width), ``nn.LayerNorm`` its input only;
+- the products keep what they read: 2h + q + f (queries, keys and values read one tensor, so do gate and up);
+- attention keeps queries, keys, values: q + 2k, or 3q where a batch has padding: with a mask, keys and values are
+  repeated for the heads that share them, and the mask is kept as numbers, a layer and row L²;
+- a gated feed-forward keeps both branches and the activation (3f), a plain one its input (f).
+
+``tests/callbacks/run/estimate/test_memory.py`` holds it against what autograd says that it has kept.
+"""
+
+from typing import NamedTuple
+
+from callbacks.run.estimate.shape import ModelShape
+
+FLOAT = 4
+CPU_CHUNK_LOGITS = 2**22
+GPU_CHUNK_LOGITS = 2**27
+"""Logits that exist at one time; the same as in ``lightning_modules/logprobs.py``, which a test holds."""
+
+
+class Precision(NamedTuple):
+    """Bytes of a weight, and of a number in the matrix products."""
+
+    weights: int = FLOAT
+    products: int = FLOAT
+
+    @property
+    def autocast(self) -> bool:
+        """Weights are wide and products narrow (``bf16-mixed``): products read narrow copies."""
+        return self.products < self.weights
+
+
+class Batch(NamedTuple):
+    """A micro-batch at its largest."""
+
+    rows: int
+    """Sequences: twice the pairs."""
+    length: int
+    """Padded, in tokens."""
+    predicted: int
+    """Response tokens of all rows."""
+    padded: bool = True
+    """Rows differ in length, so that attention takes a mask."""
+
+    @property
+    def tokens(self) -> int:
+        """Padding included."""
+        return self.rows * self.length
+
+
+def layer_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
+    """What autograd keeps of one layer; see above."""
+    narrow, copies = precision.products, 3 if precision.autocast else 1  # each product casts its own copy
+    reads = (
+        (copies + (2 if shape.gated and precision.autocast else 1)) * shape.hidden + shape.query + shape.intermediate
+    )
+    attended = 3 * shape.query if batch.padded or shape.eager else shape.query + 2 * shape.key_value
+    between = (3 if shape.gated else 1) * shape.intermediate
+    wide = precision.weights
+    norms = (FLOAT + max(wide, narrow)) * shape.norms + wide * shape.norms_fused + FLOAT * shape.norm_rows
+    token = norms + narrow * (reads + attended + between) + (0 if shape.eager else FLOAT * shape.heads)
+    square = float(batch.rows * batch.length**2)
+    if shape.eager:  # softmax in float32, its narrow copy, and the tanh of a soft cap
+        kept = shape.heads * (FLOAT + (narrow if narrow < FLOAT else 0) + (narrow if shape.softcap else 0))
+    else:
+        kept = narrow if batch.padded else 0
+    return batch.tokens * token + square * kept
+
+
+def around_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
+    """What is kept outside the layers: the last norm's, the states of response tokens, mask and ids."""
+    norm = batch.tokens * shape.hidden * (FLOAT + max(precision.weights, precision.products))
+    states = batch.predicted * shape.hidden * precision.products
+    mask = batch.rows * batch.length**2 if batch.padded else 0
+    return norm + states + mask + 8 * 3 * batch.tokens
+
+
+def activation_bytes(shape: ModelShape, batch: Batch, precision: Precision, checkpointing: bool) -> float:
+    """What is kept between forward and backward pass; with checkpointing, of each layer its input only."""
+    layer = batch.tokens * shape.hidden * precision.weights if checkpointing else layer_bytes(shape, batch, precision)
+    return shape.layers * layer + around_bytes(shape, batch, precision)
+
+
+def passing_bytes(shape: ModelShape, batch: Batch, narrow: int) -> float:
+    """The most that exists at one time within a layer where nothing is kept.
+
+    Residual and normalised input with the feed-forward's branches and their product, or with queries, keys and values
+    before and after the rotation.
+    """
+    wide_part = 2 * shape.hidden * max(narrow, 2)
+    feed_forward = (3 if shape.gated else 2) * shape.intermediate
+    attention = 4 * shape.query + 2 * shape.key_value
+    scores = (2 * FLOAT * shape.heads if shape.eager else narrow) if batch.padded or shape.eager else 0
+    square = batch.rows * batch.length**2 * (scores + 1)
+    return batch.tokens * (wide_part + narrow * max(feed_forward, attention)) + square
+
+
+def chunk_bytes(predicted: int, vocabulary: int, cuda: bool) -> float:
+    """Float32 logits of one chunk of response tokens."""
+    most = (GPU_CHUNK_LOGITS if cuda else CPU_CHUNK_LOGITS) // vocabulary
+    return FLOAT * float(min(predicted, max(1, most)) * vocabulary)
+
+
+def head_cast_bytes(shape: ModelShape, vocabulary: int, narrow: int, cuda: bool) -> float:
+    """The head's copy in the dtype of the product: float32 on a CPU, whatever the weights are."""
+    return 0.0 if cuda or narrow == FLOAT else float(FLOAT * vocabulary * shape.hidden)
+
+
+def cache_bytes(shape: ModelShape, rows: int, length: int, narrow: int) -> float:
+    """Keys and values of all layers, 2·k·length a row and layer, and one layer's again while it grows."""
+    return 2.0 * shape.key_value * rows * length * narrow * (shape.layers + 1)

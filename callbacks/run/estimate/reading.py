@@ -1,0 +1,170 @@
+"""What a composed config leads to: models, tokenizers and rows, as they are or as an earlier stage will make them."""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from omegaconf import DictConfig
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from callbacks.run.estimate.settings import Settings
+from callbacks.run.estimate.shape import ModelShape, shape_of
+from callbacks.run.plan import stage_config
+from datamodules.encoding import encode_prompt, encode_response, load_tokenizer
+from datamodules.pairs import open_rows, read_prompt, read_response, source_name
+from datamodules.rows import JSON_SUFFIXES, Row, check_messages
+from datamodules.wrong_input import WrongInput
+
+ANSWERS = ("chosen", "rejected", "completion")
+FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
+"""``org/name@split[:500]``."""
+FILES = (*JSON_SUFFIXES, ".parquet")
+
+Skeleton = Callable[..., nn.Module]
+"""``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
+
+
+class Lengths(NamedTuple):
+    """Tokens of a prompt and of the answers that its row has."""
+
+    prompt: int
+    answers: dict[str, int]
+
+
+class Rows(NamedTuple):
+    """A source's rows: all lengths or a sample of them, and what had to be assumed."""
+
+    lengths: list[Lengths]
+    count: int
+    assumed: tuple[str, ...] = ()
+
+
+class Reader:
+    """Looks things up once for all stages. Nothing is fetched but configs and tokenizers, and no weights are read.
+
+    Args:
+        config: The composed config.
+        settings: What is assumed where there is nothing to read.
+        skeleton: Makes models without weights.
+    """
+
+    def __init__(self, config: DictConfig, settings: Settings, skeleton: Skeleton):
+        self.config, self.settings, self.skeleton = config, settings, skeleton
+        self._shapes: dict[str, ModelShape] = {}
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+        self._rows: dict[str, Rows] = {}
+
+    def tokenizer(self, part: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+        """The tokenizer that a config describes; of a model still to be trained, the one it will be trained with."""
+        source = part.get("source")
+        if isinstance(source, str) and (stage := self.maker(source)):
+            return self.tokenizer(self.stage(stage)["module"]["tokenizer"])
+        key = repr(part)
+        if key not in self._tokenizers:
+            made = load_tokenizer(source) if isinstance(source, str) else hydra.utils.instantiate(dict(part))
+            self._tokenizers[key] = made
+        return self._tokenizers[key]
+
+    def shape(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> ModelShape:
+        """The shape of a model; of one still to be trained, that of its start.
+
+        Raises:
+            WrongInput: No such model, or none whose work is known here.
+        """
+        if isinstance(source, str) and (stage := self.maker(source)):
+            module = self.stage(stage)["module"]
+            return self.shape(module.get("student", module.get("model")), tokenizer)
+        key = repr(source)
+        if key not in self._shapes:
+            try:
+                self._shapes[key] = shape_of(self.skeleton(source, tokenizer))
+            except ValueError as error:
+                where = source if isinstance(source, str) else "model"
+                raise WrongInput(
+                    f"no plan can be made of it: {error}", where, "choose one (Llama's, Qwen's, …)"
+                ) from error
+        return self._shapes[key]
+
+    def rows(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
+        """Lengths of a source's rows; of a file that a stage will write, of the rows that this stage reads."""
+        if isinstance(source, str) and (stage := self.maker(source)):
+            return self.rows(self.stage(stage)["datamodule"]["data"], tokenizer, max_length)
+        key = repr(source)
+        if key not in self._rows:
+            self._rows[key] = self._read(source, tokenizer, max_length)
+        return self._rows[key]
+
+    def maker(self, path: str) -> str | None:
+        """The stage of this run that will make what is not there yet."""
+        output_dir = Path(self.config.paths.output_dir)
+        if Path(path).exists() or not Path(path).is_relative_to(output_dir):
+            return None
+        stage = Path(path).relative_to(output_dir).parts[0]
+        if stage not in self.config.stages:
+            raise WrongInput(f"it needs what stage {stage} leaves", path, f"add {stage} to stages=")
+        return stage
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """A stage's resolved config."""
+        return stage_config(self.config, name)
+
+    def _read(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
+        if isinstance(source, Mapping):
+            source = hydra.utils.instantiate(dict(source), _convert_="all")
+        if isinstance(source, str) and not Path(source).is_file():
+            if Path(source).is_absolute() or source.startswith(".") or Path(source).suffix in FILES:
+                raise WrongInput("there is no such file", source, "check data=")
+            return self._assume(source)
+        kept, count = _sampled(source, self.settings.sample_rows)
+        lengths = [one for row in kept for one in _lengths(row, tokenizer, max_length)]
+        if not lengths:
+            raise WrongInput("there are no rows", source_name(source), "give rows with a `prompt`")
+        assumed = (f"lengths of {len(kept)} of {count} rows",) if len(kept) < count else ()
+        return Rows(lengths, round(count * len(lengths) / len(kept)), assumed)
+
+    def _assume(self, source: str) -> Rows:
+        """Of a Hub id nothing is fetched."""
+        made = self.settings
+        named = FIRST_ROWS.search(source)
+        rows = int(named[1]) if named else made.rows
+        said = f"{source}: {rows} rows, prompts of {made.prompt_tokens} tokens"
+        return Rows([Lengths(made.prompt_tokens, {})], rows, (said,))
+
+
+def _sampled(source: Any, most: int) -> tuple[list[Row], int]:
+    """A sample of the rows from a seed, with the longest by characters, and how many there are."""
+    generator, kept, count = random.Random(0), [], 0
+    longest: list[tuple[int, int, Row]] = []
+    for count, row in enumerate(open_rows(source), start=1):
+        if len(kept) < most:
+            kept.append(row)
+        elif (place := generator.randrange(count)) < most:
+            kept[place] = row
+        longest = sorted([*longest, (len(str(row.fields)), count, row)])[-8:]
+    if count > most:
+        places = {row.place for row in kept}
+        kept += [row for _, _, row in longest if row.place not in places]
+    return kept, count
+
+
+def _lengths(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Lengths]:
+    if row.fields.get("messages") is not None:
+        turns = check_messages(row.fields["messages"], row.place, "messages", last="assistant")
+        made = [
+            encode_response(tokenizer, turns[:i], turn["content"], row.place, max_length)
+            for i, turn in enumerate(turns)
+            if turn["role"] == "assistant"
+        ]
+        return [Lengths(one.prompt_length, {"completion": len(one.ids) - one.prompt_length}) for one in made]
+    prompt = read_prompt(row)
+    start = len(encode_prompt(tokenizer, prompt, row.place, max_length))
+    answers = {}
+    for field in ANSWERS:
+        if row.fields.get(field):
+            text = read_response(row, field, prompt)
+            answers[field] = len(encode_response(tokenizer, prompt, text, row.place, max_length).ids) - start
+    return [Lengths(start, answers)]

@@ -1,0 +1,179 @@
+"""From a stage's config to its work in numbers. A stage says which kind it is by its key ``work``."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from callbacks.run.estimate.answers import answered, max_new
+from callbacks.run.estimate.memory import Precision
+from callbacks.run.estimate.moments import Frozen, Policy
+from callbacks.run.estimate.reading import Lengths, Reader, Rows
+from callbacks.run.estimate.tokens import Sequences
+from callbacks.run.estimate.work import Work
+from datamodules.wrong_input import WrongInput
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+STATES = {"AdamW": 2, "Adam": 2, "NAdam": 2, "RAdam": 2, "RMSprop": 1, "Adagrad": 1, "SGD": 0}
+"""Numbers that an optimizer keeps a weight; of others two are assumed, of SGD with momentum one."""
+VAL_FRACTION = 0.05
+"""What the datamodules hold out where nothing else is said."""
+
+
+class Planned(NamedTuple):
+    """A stage's work, with what was assumed of it."""
+
+    work: Work
+    assumed: tuple[str, ...]
+
+
+def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
+    """The work of a stage; None where its kind is not known, or its time is not the model's.
+
+    Raises:
+        WrongInput: What it needs is not there, or its ``work`` is unknown.
+    """
+    stage = reader.stage(name)
+    kind = stage.get("work")
+    if kind is None:
+        return None
+    if kind not in KINDS:
+        raise WrongInput(f"unknown work {kind!r}", f"stage.{name}.work", f"one of {', '.join(KINDS)}")
+    return KINDS[kind](reader, stage, cuda)
+
+
+def _fine_tuning(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+    return _training(reader, stage, cuda, (stage["datamodule"].get("response", "completion"),), {})
+
+
+def _preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+    module = stage["module"]
+    frozen = {}
+    if module.get("mode") == "live":
+        names = {"reference": module.get("reference") or module["student"], "teacher": module["teacher"]}
+        frozen = _frozen(reader, stage, names, module.get("frozen_dtype") or module["dtype"])
+    return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
+
+
+def _training(
+    reader: Reader, stage: dict[str, Any], cuda: bool, fields: tuple[str, ...], frozen: dict[str, Frozen]
+) -> Planned:
+    module, data, trainer = stage["module"], stage["datamodule"], stage["trainer"]
+    tokenizer = reader.tokenizer(module["tokenizer"])
+    shape = reader.shape(module.get("student", module.get("model")), tokenizer)
+    rows = reader.rows(data["data"], tokenizer, data["max_length"])
+    known = answered(reader, data["data"], rows, fields, data["max_length"])
+    held_out, held_out_count = known.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
+    count = max(1, rows.count - held_out_count)
+    if data.get("val_data") is not None:
+        others = reader.rows(data["val_data"], tokenizer, data["max_length"])
+        held_out = answered(reader, data["val_data"], others, fields, data["max_length"]).rows
+        count, held_out_count = rows.count, others.count
+    vocabulary = shape.vocabulary if module.get("padded_vocabulary") else len(tokenizer)
+    devices = trainer.get("devices", 1)
+    policy = Policy(
+        shape=shape,
+        precision=_precision(module["dtype"], str(trainer.get("precision", "32-true"))),
+        vocabulary=vocabulary,
+        checkpointing=bool(module.get("gradient_checkpointing")),
+        accumulates=trainer.get("accumulate_grad_batches", 1) > 1,
+        optimizer_states=_states(module.get("optimizer") or {}),
+        cuda=cuda,
+        replicated=devices != 1,
+    )
+    steps = trainer.get("max_steps", -1)
+    epochs = trainer.get("max_epochs") or 1
+    seen = steps * data["batch_size"] * trainer.get("accumulate_grad_batches", 1) / count
+    work = Work(
+        kind="training",
+        models=frozen,
+        rows=known.rows,
+        count=count,
+        batch_size=data["batch_size"],
+        vocabulary=vocabulary,
+        cuda=cuda,
+        policy=policy,
+        passes=seen if steps > 0 and (epochs < 0 or seen < epochs) else max(1, epochs),
+        held_out=held_out if held_out_count else [],
+        held_out_count=held_out_count,
+        longest=known.longest,
+    )
+    return Planned(work, (*rows.assumed, *known.assumed))
+
+
+def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+    module, data = stage["module"], stage["datamodule"]
+    tokenizer = reader.tokenizer(module["tokenizer"])
+    rows = reader.rows(data["data"], tokenizer, data["max_length"])
+    known = answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
+    single = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
+    batch_size = data.get("score_batch_size", data["batch_size"])
+    models = _frozen(reader, stage, module["models"], module["dtype"])
+    work = Work("scoring", models, single, 2 * rows.count, batch_size, len(tokenizer), cuda, longest=known.longest)
+    return Planned(work, (*rows.assumed, *known.assumed))
+
+
+def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+    module, data = stage["module"], stage["datamodule"]
+    tokenizer = reader.tokenizer(module["tokenizer"])
+    asked = reader.stage(reader.maker(data["answers"]) or "answers")
+    rows = reader.rows(asked["datamodule"]["data"], tokenizer, data["max_length"])
+    plain = Rows([Lengths(row.prompt, {}) for row in rows.lengths], rows.count, rows.assumed)
+    known = answered(reader, None, plain, (data["author"],), data["max_length"], asked)
+    models = _frozen(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"])
+    work = Work(
+        "divergence",
+        models,
+        known.rows,
+        rows.count,
+        data["batch_size"],
+        len(tokenizer),
+        cuda,
+        teacher="the teacher",
+        longest=known.longest,
+    )
+    return Planned(work, (*rows.assumed, *known.assumed))
+
+
+def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | None:
+    module, data = stage["module"], stage["datamodule"]
+    tokenizer = reader.tokenizer(module["tokenizer"])
+    rows = reader.rows(data["data"], tokenizer, data["max_length"])
+    given = set.intersection(*(set(row.answers) for row in rows.lengths)) if data.get("skip_given") else set()
+    asked = {name: source for name, source in module["models"].items() if name not in given}
+    if not asked:
+        return None
+    most = max(max_new(stage, name) for name in asked)
+    mean = min(reader.settings.response_tokens or max(1, most // 2), most)
+    work = Work(
+        "sampling",
+        _frozen(reader, stage, asked, module["dtype"]),
+        [Sequences(row.prompt, (mean,)) for row in rows.lengths],
+        rows.count,
+        data["batch_size"],
+        len(tokenizer),
+        cuda,
+        new=(mean, most),
+    )
+    return Planned(work, (*rows.assumed, f"answers of {mean} tokens, {most} at most"))
+
+
+KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
+    "fine_tuning": _fine_tuning,
+    "preference": _preference,
+    "scoring": _scoring,
+    "divergence": _divergence,
+    "sampling": _sampling,
+}
+
+
+def _frozen(reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str) -> dict[str, Frozen]:
+    tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
+    return {name: Frozen(reader.shape(source, tokenizer), BYTES[dtype]) for name, source in models.items()}
+
+
+def _precision(dtype: str, trained: str) -> Precision:
+    return Precision(BYTES[dtype], min(BYTES[dtype], 2 if "16" in trained else BYTES[dtype]))
+
+
+def _states(optimizer: Mapping[str, Any]) -> int:
+    name = str(optimizer.get("_target_", "AdamW")).rpartition(".")[2]
+    return STATES.get(name, 2) + (1 if name == "SGD" and optimizer.get("momentum") else 0)

@@ -1,0 +1,106 @@
+"""The peak of a training against what torch's profiler sees allocated; no allocator's slack, no process."""
+
+import pytest
+import torch
+from lightning import Trainer
+from torch.profiler import ProfilerActivity, profile
+
+from callbacks.run.estimate.memory import Batch, Precision
+from callbacks.run.estimate.moments import Frozen, Policy, peak, scoring_moments, training_moments
+from callbacks.run.estimate.shape import shape_of
+from datamodules.batches import PairBatch, PairScores
+from datamodules.collate import collate_responses
+from lightning_modules import DaDPOModule, FineTuningModule
+from lightning_modules.language_model import build_language_model, build_skeleton, freeze
+from lightning_modules.scoring import response_logps
+
+PAIRS, PROMPT, RESPONSES, STEPS = 6, 20, (60, 44), 3
+WIDE = {
+    "model_type": "qwen2",
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+TEACHER = WIDE | {"hidden_size": 128, "intermediate_size": 352}
+TOLERANCE = 0.15
+
+
+def side(response: int):
+    ids = [list(range(3, 3 + PROMPT + response)) for _ in range(PAIRS)]
+    return collate_responses(ids, [PROMPT] * PAIRS, [str(i) for i in range(PAIRS)], 0, PROMPT + max(RESPONSES))
+
+
+def allocated(work) -> int:
+    """The most bytes that are allocated at one time while it works."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+def trained(tmp_path, module, batch, **settings) -> int:
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, **settings,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([batch] * STEPS, batch_size=None)
+    return allocated(lambda: trainer.fit(module, loader))
+
+
+def policy(tokenizer, precision=(4, 4), checkpointing=False, accumulates=False) -> Policy:
+    shape = shape_of(build_skeleton(WIDE, tokenizer))
+    return Policy(shape, Precision(*precision), len(tokenizer), checkpointing, accumulates, 2, cuda=False)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "precision", "accumulated"),
+    [
+        (False, "32-true", 1),
+        (True, "32-true", 1),
+        (False, "bf16-mixed", 1),
+        (True, "bf16-mixed", 1),
+        (False, "32-true", 3),
+    ],
+)
+@pytest.mark.parametrize("mode", ["cached", "live"])
+def test_dadpo(mode, checkpointing, precision, accumulated, tokenizer, tmp_path):
+    module = DaDPOModule(WIDE, tokenizer, mode=mode, teacher=TEACHER, gradient_checkpointing=checkpointing)
+    scores = PairScores(*(torch.full((PAIRS,), -5.0) for _ in range(4)))
+    batch = PairBatch(side(RESPONSES[0]), side(RESPONSES[1]), scores)
+    found = trained(tmp_path, module, batch, precision=precision, accumulate_grad_batches=accumulated)
+    frozen = [Frozen(shape_of(build_skeleton(fields, tokenizer)), 4) for fields in (WIDE, TEACHER)]
+    moments = training_moments(
+        policy(tokenizer, (4, 2 if "16" in precision else 4), checkpointing, accumulated > 1),
+        Batch(2 * PAIRS, PROMPT + max(RESPONSES), PAIRS * sum(RESPONSES)),
+        frozen if mode == "live" else [],
+    )
+    del moments["checkpoint"]
+    assert peak(moments)[1] == pytest.approx(found, rel=TOLERANCE), (peak(moments), found / 2**20)
+
+
+def test_fine_tuning(tokenizer, tmp_path):
+    found = trained(tmp_path, FineTuningModule("sft", WIDE, tokenizer), side(RESPONSES[0]))
+    batch = Batch(PAIRS, PROMPT + RESPONSES[0], PAIRS * RESPONSES[0], padded=False)
+    moments = training_moments(policy(tokenizer), batch)
+    del moments["checkpoint"]
+    assert peak(moments)[1] == pytest.approx(found, rel=TOLERANCE), (peak(moments), found / 2**20)
+
+
+def test_scoring(tokenizer):
+    def score():
+        model = freeze(build_language_model(TEACHER, tokenizer))
+        with torch.no_grad():
+            response_logps(model, side(RESPONSES[1]), vocabulary=len(tokenizer))
+
+    model = Frozen(shape_of(build_skeleton(TEACHER, tokenizer)), 4)
+    batch = Batch(PAIRS, PROMPT + max(RESPONSES), PAIRS * RESPONSES[1])
+    found = allocated(score)
+    predicted = peak(scoring_moments({"teacher": model}, batch, len(tokenizer), cuda=False))
+    assert predicted[1] == pytest.approx(found, rel=TOLERANCE), (predicted, found / 2**20)

@@ -1,0 +1,141 @@
+"""``plan=true`` from the command line: a table, ``plan.json``, and nothing else done."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from tests.conf.test_wrong_inputs import GOOD, GOOD2, one_line, pairs
+from tests.conf.tiny import TINY
+
+CPU = ["experiment=dadpo_qwen", "plan=true", "trainer=cpu", "plan_tflops=0.1", "estimate.gbps=10"]
+
+
+@pytest.fixture
+def planned(command, model_folder, tmp_path):
+    """The plan of a run on two pairs, with folders that hold a config and a tokenizer but no weights."""
+
+    def run(*overrides, rows=(GOOD, GOOD2)):
+        folders = []
+        for key, seed in (("teacher", 1), ("student", 2)):
+            folder = tmp_path / key
+            if not folder.exists():
+                shutil.copytree(model_folder(seed=seed), folder)
+                for weights in folder.glob("*.safetensors"):
+                    weights.unlink()
+            folders.append(f"{key}={folder}")
+        data = pairs(tmp_path / "pairs.jsonl", *rows)
+        code, err = command(*CPU, *folders, f"data={data}", "stages=[scores,dadpo]", *overrides)
+        assert code == 0, err
+        return json.loads((tmp_path / "outputs/dadpo_qwen/plan.json").read_text())
+
+    return run
+
+
+def test_nothing_is_loaded_trained_or_written_but_the_plan(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors.torch, "load_file", lambda *a, **k: 1 / 0)
+    stages = planned()["stages"]
+    assert set(stages) == {"scores", "dadpo"}
+    assert {path.name for path in (tmp_path / "outputs/dadpo_qwen").glob("*.*")} - {".hydra", "train.log"} == {
+        "plan.json",
+        "config.yaml",
+    }
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_it_says_is_the_data_s_and_the_models(planned, model_folder, tokenizer):
+    found = planned("batch_size=2")
+    dadpo, scores = found["stages"]["dadpo"], found["stages"]["scores"]
+    weights = safetensors.torch.load_file(Path(model_folder(seed=2)) / "model.safetensors")
+    count = sum(tensor.numel() for tensor in weights.values())
+    assert dadpo["parameters"] == {"policy": count}
+    assert scores["parameters"] == {"reference": count, "teacher": count}
+    assert dadpo["moments"]["forward"]["optimizer"] == 2 * 4 * count
+    assert dadpo["disk"] == (2 * 3 + 1) * 4 * count
+    lengths = [
+        len(tokenizer.apply_chat_template([*row["prompt"], *row[side]], tokenize=True)["input_ids"]) - 1
+        for row in (GOOD, GOOD2)
+        for side in ("chosen", "rejected")
+    ]  # but for the line break behind the end of the turn
+    assert scores["cost"]["filled"] == 2 * sum(lengths)
+    assert scores["hours"] == pytest.approx(
+        scores["cost"]["flops"] / (0.1e12 * found["settings"]["utilisation"]) / 3600
+    )
+    assert found["rates"] == {"flops": 1e11, "bytes_read": 1e10}
+
+
+def test_live_mode_adds_both_frozen_models(planned):
+    cached, live = (planned(f"mode={mode}")["stages"]["dadpo"] for mode in ("cached", "live"))
+    assert set(live["parameters"]) == {"policy", "reference", "teacher"}
+    added = live["peak"] - cached["peak"]
+    assert added > 2 * live["parameters"]["teacher"] * (live["moments"]["forward"]["frozen weights"] > 0)
+    assert live["cost"]["flops"] > 1.5 * cached["cost"]["flops"]
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(64, True), (0.601, False)])
+def test_what_does_not_fit_is_said_with_a_setting_that_mends_it(planned, memory, fits, capsys):
+    stages = planned(f"plan_memory_gib={memory}", "mode=live", "batch_size=64", rows=[_numbered(i) for i in range(64)])[
+        "stages"
+    ]
+    assert stages["dadpo"]["fits"] is fits
+    assert bool(stages["dadpo"]["mend"]) is not fits
+    if not fits:
+        assert "mode=cached" in stages["dadpo"]["mend"]
+
+
+def _numbered(i):
+    words = "one two three four five six seven eight nine ten " * 8
+    return GOOD | {"prompt": [{"role": "user", "content": f"{i}: {words}"}]}
+
+
+def test_the_mend_does_mend(planned):
+    rows = [_numbered(i) for i in range(64)]
+    tight = ["batch_size=64", "gradient_checkpointing=false", "plan_memory_gib=0.63"]
+    found = planned(*tight, rows=rows)["stages"]["dadpo"]
+    assert found["fits"] is False
+    settings = [word for word in found["mend"].split() if word.startswith(("batch_size=", "gradient_checkpointing="))]
+    assert settings
+    assert planned(*tight, *settings, rows=rows)["stages"]["dadpo"]["fits"] is True
+
+
+def test_models_and_data_of_earlier_stages_are_foreseen(command, tmp_path):
+    code, err = command("experiment=dadpo_quickstart", "plan=true", "plan_tflops=1", "estimate.gbps=1", *TINY)
+    assert code == 0, err
+    found = json.loads((tmp_path / "outputs/dadpo_quickstart/plan.json").read_text())
+    assert found["not_planned"] == ["capacity", "serve", "score_load"]
+    stages = found["stages"]
+    assert stages["dadpo"]["parameters"] == stages["dsft"]["parameters"]
+    assert stages["scores"]["parameters"]["teacher"] == stages["teacher"]["parameters"]["policy"]
+    assert any("answers of 4 tokens, 8 at most" in said for said in stages["dadpo"]["assumed"])
+    assert stages["teacher"]["cost"]["filled"] > 0
+
+
+def test_a_run_can_follow_its_plan(command, tmp_path):
+    assert command("experiment=dadpo_quickstart", "plan=true", "plan_tflops=1", "stages=[teacher]", *TINY)[0] == 0
+    assert command("experiment=dadpo_quickstart", "stages=[teacher]", *TINY)[0] == 0
+    assert (tmp_path / "outputs/dadpo_quickstart/metrics.json").is_file()
+
+
+def test_an_experiment_without_models(command, tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    one_line(command("experiment=goodput_logs", "data=log.jsonl", "plan=true"), "nothing to plan", "plan=true")
+
+
+def test_a_missing_file(command, model_folder):
+    folders = [f"teacher={model_folder(seed=1)}", f"student={model_folder(seed=2)}"]
+    one_line(command(*CPU, *folders, "data=nowhere.jsonl", "stages=[scores,dadpo]"), "no such file", "nowhere.jsonl")
+
+
+def test_a_model_that_is_not_there(command, model_folder, tmp_path):
+    data = pairs(tmp_path / "pairs.jsonl", GOOD, GOOD2)
+    folders = [f"teacher={tmp_path}/none", f"student={model_folder(seed=2)}"]
+    one_line(command(*CPU, *folders, f"data={data}", "stages=[scores,dadpo]"), f"{tmp_path}/none")
+
+
+@pytest.mark.parametrize("wrong", ["plan_tflops=-1", "estimate.utilisation=0", "plan_memory_gib=0"])
+def test_assumptions_that_cannot_be(command, model_folder, tmp_path, wrong):
+    data = pairs(tmp_path / "pairs.jsonl", GOOD, GOOD2)
+    folders = [f"teacher={model_folder(seed=1)}", f"student={model_folder(seed=2)}"]
+    one_line(command(*CPU, *folders, f"data={data}", "stages=[scores,dadpo]", wrong), "no such assumptions")
