@@ -67,19 +67,21 @@ def matmul_rate(size: Size, now: Any) -> float:
 
 
 def floor_flops(bench: Bench) -> tuple[float, float]:
-    """FLOP and tokens a pair, 3·[2N(P+T+S) + 2hV(T+S)] and the attention of the pairs of tokens that see each other."""
+    """FLOP and tokens a timed pair: 3·[2N(P+T+S) + 2hV(T+S)], and attention where one token sees another."""
     width, layers = bench.size.width, bench.size.layers
     key_width = 2 * bench.size.head_width
     body = layers * (2 * width * width + 2 * width * key_width + 3 * width * 4 * width)
     data = bench.data("off", scored=False)
     data.setup("fit")
+    _, *timed = [batch.row_ids for batch in data.train_dataloader()]  # the first step is not timed
+    pairs = [pair for pair in data.train_pairs if any(pair.chosen.place in places for places in timed)]
     total = tokens = 0.0
-    for pair in data.train_pairs:
+    for pair in pairs:
         p, t, s = pair.chosen.prompt_length, len(pair.chosen.response), len(pair.rejected.response)
         seen = p * (p + 1) / 2 + sum(r * p + r * (r + 1) / 2 for r in (t, s))
         total += 3 * (2 * body * (p + t + s) + 2 * width * VOCABULARY * (t + s) + 4 * layers * width * seen)
         tokens += p + t + s
-    return total / len(data.train_pairs), tokens / len(data.train_pairs)
+    return total / len(pairs), tokens / len(pairs)
 
 
 def peak_of(name: str, side: str, folder: Path) -> float | None:
