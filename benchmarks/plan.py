@@ -182,8 +182,8 @@ def main() -> None:
             make_inputs(Path(folder) / size, size)
         lines = [
             "Peak of resident memory above a process that has its libraries loaded; Qwen2 models, float32 where",
-            "nothing else is said. Models of a few MiB drown in what a process takes beside tensors. On a GPU nothing of",
-            "this has been measured: its formulae differ in the chunk of logits and the step's temporaries.",
+            "nothing else is said. Models of a few MiB drown in what a process takes beside tensors. On a GPU nothing",
+            "of this has been measured: its formulae differ in the chunk of logits and the step's temporaries.",
             f"torch {torch.__version__}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}.",
         ]
         for title, fixed in ((f"`{FIXED}` fixed: the arithmetic alone", True), ("glibc as it is", False)):
