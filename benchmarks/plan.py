@@ -156,6 +156,7 @@ def measure(root: Path, case: tuple[str, str, tuple[str, ...]], fixed: bool) -> 
         command = [sys.executable, "-m", "benchmarks.plan", prepare, f"{root}/{size}", size, stages, *extra]
         outcome = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     numbers = json.loads(outcome.splitlines()[-1])
+    print(*case[:2], *extra, "fixed" if fixed else "", numbers, file=sys.stderr, flush=True)
     return Result(case, numbers["predicted"], numbers["measured"])
 
 

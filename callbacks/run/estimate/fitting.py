@@ -36,8 +36,7 @@ def _leaner(work: Work) -> Iterator[tuple[Work, str]]:
     if work.policy is not None and work.models:
         work = work._replace(models={})
         yield work, "mode=cached"
-    key = {"training": "batch_size", "sampling": "sample_batch_size"}.get(work.kind, "sample_batch_size")
-    size = min(work.batch_size, work.count)
+    key, size = work.batch_key, min(work.batch_size, work.count)
     if work.policy is not None and size > 1:
         for smaller in _halves(size, 1 + (size > 4) * (size // 4 - 1)):
             yield work._replace(batch_size=smaller), _sized(key, smaller, size)

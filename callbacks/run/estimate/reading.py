@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -111,6 +111,12 @@ class Reader:
     def stage(self, name: str) -> dict[str, Any]:
         """A stage's resolved config."""
         return stage_config(self.config, name)
+
+    def key(self, stage: str, part: str, name: str) -> str:
+        """What sets a stage's value on the command line: the short key that it interpolates, or its own."""
+        raw: Any = OmegaConf.to_container(self.config.stage[stage], resolve=False)
+        short = re.fullmatch(r"\$\{(\w+)\}", str(raw[part].get(name)))
+        return short[1] if short else f"stage.{stage}.{part}.{name}"
 
     def _read(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
         if isinstance(source, Mapping):

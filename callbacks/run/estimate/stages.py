@@ -37,7 +37,11 @@ def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
         return None
     if kind not in KINDS:
         raise WrongInput(f"unknown work {kind!r}", f"stage.{name}.work", f"one of {', '.join(KINDS)}")
-    return KINDS[kind](reader, stage, cuda)
+    planned = KINDS[kind](reader, stage, cuda)
+    if planned is None:
+        return None
+    size = "score_batch_size" if kind == "scoring" and "score_batch_size" in stage["datamodule"] else "batch_size"
+    return planned._replace(work=planned.work._replace(batch_key=reader.key(name, "datamodule", size)))
 
 
 def _fine_tuning(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:

@@ -37,6 +37,8 @@ class Work(NamedTuple):
     """Sampling: expected and largest number of tokens of an answer."""
     teacher: str = ""
     """Divergence: which of the models stays in memory."""
+    batch_key: str = "batch_size"
+    """What sets ``batch_size`` on the command line."""
     longest: int | None = None
     """Tokens that a sequence may have; None: the rows are known."""
 
