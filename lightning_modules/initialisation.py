@@ -1,7 +1,6 @@
 """Starts for new models that transformers' own does not give."""
 
 import re
-from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,12 +37,10 @@ def initialise(model: PreTrainedModel, start: str) -> None:
             "model: initialisation",
             "use model_type: t5, or leave it out",
         )
-    heads: list[Any] = [
-        cast(
-            Any, part
-        ).relative_attention_bias.weight  # (buckets, heads): the nearer half of the buckets is one token each
-        for name, part in model.named_modules()
-        if name.startswith("encoder") and getattr(part, "has_relative_attention_bias", False)
+    heads = [  # (buckets, heads) each; a half of the buckets is before, a half behind, and the nearest are one token
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith("encoder") and name.endswith("relative_attention_bias.weight")
     ]
     with torch.no_grad():
         for bias in heads:

@@ -104,7 +104,7 @@ ALL = "stages=[templates,vanilla,style,qa,judge_qa,rl,generate,evaluate]"
         ("diversity_weight=-0.1", "diversity must not be negative"),
         ("kl_weight=-1", "must not be negative"),
         ("baseline=critic", "unknown baseline 'critic'"),
-        ("templates_per_passage=0", "1 or more templates"),
+        ("templates_per_passage=0", "2 or more templates, got 0"),
         ("stage.rl.module.reward_mode=mine", "unknown reward_mode 'mine'"),
         ("methods=[rast,greedy]", "there is no 'greedy'"),
     ],
