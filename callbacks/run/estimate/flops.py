@@ -26,13 +26,19 @@ def head_flops(shape: ModelShape, tokens: float, vocabulary: int) -> float:
 
 
 def training_flops(
-    shape: ModelShape, tokens: float, scores: float, predicted: float, vocabulary: int, checkpointing: bool
+    shape: ModelShape,
+    tokens: float,
+    scores: float,
+    predicted: float,
+    vocabulary: int,
+    checkpointing: bool,
+    logits_kept: bool = False,
 ) -> float:
     """Forward and backward pass of the policy.
 
     The layers count three times, and once more with gradient checkpointing, which repeats their forward pass up to the
     last product, whose result nothing needs (the feed-forward's output: h·f weights a layer). The head counts four
-    times: ``logprobs.py`` keeps no logits, so the backward pass makes them again.
+    times, since the backward pass makes the logits again, or three times where ``logprobs.py`` keeps them.
 
     Args:
         shape: Of the policy.
@@ -41,10 +47,11 @@ def training_flops(
         predicted: Response tokens, which alone reach the head.
         vocabulary: Rows of the softmax.
         checkpointing: Whether the layers' activations are made again.
+        logits_kept: Whether the backward pass finds the logits there (``kept_logit_bytes``).
     """
     once = body_flops(shape, tokens, scores)
     again = once - 2.0 * shape.hidden * shape.intermediate * shape.layers * tokens if checkpointing else 0.0
-    return 3 * once + again + 4 * head_flops(shape, predicted, vocabulary)
+    return 3 * once + again + (3 if logits_kept else 4) * head_flops(shape, predicted, vocabulary)
 
 
 def frozen_flops(shape: ModelShape, tokens: float, scores: float, predicted: float, vocabulary: int) -> float:

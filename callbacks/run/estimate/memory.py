@@ -18,7 +18,8 @@ from typing import NamedTuple
 from callbacks.run.estimate.shape import ModelShape
 
 FLOAT = 4
-CPU_CHUNK_LOGITS = 2**22
+CPU_CHUNK_LOGITS = 2**21
+CPU_KEPT_LOGITS = 2**24
 GPU_CHUNK_LOGITS = 2**27
 """Logits that exist at one time; the same as in ``lightning_modules/logprobs.py``, which a test holds."""
 
@@ -104,6 +105,12 @@ def chunk_bytes(predicted: int, vocabulary: int, cuda: bool) -> float:
     """Float32 logits of one chunk of response tokens."""
     most = (GPU_CHUNK_LOGITS if cuda else CPU_CHUNK_LOGITS) // vocabulary
     return FLOAT * float(min(predicted, max(1, most)) * vocabulary)
+
+
+def kept_logit_bytes(predicted: int, vocabulary: int, cuda: bool) -> float:
+    """Float32 logits that a pass keeps for its backward pass: on a CPU all of them where they are few, else none."""
+    few = not cuda and predicted * vocabulary <= CPU_KEPT_LOGITS
+    return FLOAT * float(predicted * vocabulary) if few else 0.0
 
 
 def head_cast_bytes(shape: ModelShape, vocabulary: int, narrow: int, cuda: bool) -> float:

@@ -15,6 +15,7 @@ from callbacks.run.estimate.memory import (
     cache_bytes,
     chunk_bytes,
     head_cast_bytes,
+    kept_logit_bytes,
     layer_bytes,
     passing_bytes,
 )
@@ -85,7 +86,8 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()
     if precision.autocast:
         kept["weights cast"] = float(precision.products * shape.linear)
     chunk = chunk_bytes(batch.predicted, policy.vocabulary, policy.cuda)
-    moments = {"forward": always | gradients | kept | {"logits": 2 * chunk}}
+    few = kept_logit_bytes(batch.predicted, policy.vocabulary, policy.cuda)  # until the head's backward pass is over
+    moments = {"forward": always | gradients | kept | {"logits": few or 2 * chunk}}
     if frozen:
         passing = max(passing_bytes(m.shape, batch, m.bytes_a_weight) for m in frozen)
         cast = max(head_cast_bytes(m.shape, policy.vocabulary, m.bytes_a_weight, policy.cuda) for m in frozen)
@@ -97,7 +99,7 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()
         | kept
         | (gradients if policy.accumulates else {})
         | {
-            "logits": chunk,
+            "logits": few + chunk,
             "gradients of the head": _head_gradients(policy, batch),
         }
     )

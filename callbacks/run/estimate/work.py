@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
-from callbacks.run.estimate.memory import Batch, cache_bytes, layer_bytes, passing_bytes
+from callbacks.run.estimate.memory import Batch, cache_bytes, kept_logit_bytes, layer_bytes, passing_bytes
 from callbacks.run.estimate.moments import (
     Frozen,
     Moments,
@@ -113,8 +113,10 @@ def cost_of(work: Work) -> Cost:
 def _training_cost(work: Work, reads: Reads) -> Cost:
     policy = work.policy
     assert policy is not None
+    batches = max(1.0, work.passes * work.count / work.batch_size)
+    kept = kept_logit_bytes(round(reads.predicted / batches), policy.vocabulary, policy.cuda) > 0
     flops = training_flops(
-        policy.shape, reads.tokens, reads.scores, reads.predicted, policy.vocabulary, policy.checkpointing
+        policy.shape, reads.tokens, reads.scores, reads.predicted, policy.vocabulary, policy.checkpointing, kept
     )
     checked = padded(work.held_out, work.held_out_count, work.batch_size).times(work.passes) if work.held_out else None
     passes = [(reads, False), *([(checked, True)] if checked else [])]

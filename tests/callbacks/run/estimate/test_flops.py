@@ -51,7 +51,7 @@ def test_training(family, checkpointing, tokenizer):
     model = built(family, tokenizer, checkpointing).train()
     seen = counted(lambda: response_logps(model, batch(), vocabulary=VOCABULARY).sum().backward())
     # the rotary angles are a product too: a thousandth
-    assert training_flops(shape_of(model), 3 * 12, 3 * 12**2, 13, VOCABULARY, checkpointing) == pytest.approx(
+    assert training_flops(shape_of(model), 3 * 12, 3 * 12**2, 13, VOCABULARY, checkpointing, True) == pytest.approx(
         seen, rel=5e-3
     )
 

@@ -73,5 +73,6 @@ def tolerance(family: str, precision: Precision) -> float:
 def test_chunks_are_those_of_the_log_probabilities():
     assert memory.CPU_CHUNK_LOGITS == logprobs.CPU_CHUNK_LOGITS
     assert memory.GPU_CHUNK_LOGITS == logprobs.GPU_CHUNK_LOGITS
+    assert memory.CPU_KEPT_LOGITS == logprobs.CPU_KEPT_LOGITS
     tokens = logprobs.chunk_tokens(900, torch.device("cpu"))
     assert memory.chunk_bytes(10**9, 900, cuda=False) == 4 * tokens * 900
