@@ -1,10 +1,10 @@
 """The page of a daDPO run, from what its stages left on disk."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from callbacks.report import distillation_sections as sections
-from callbacks.report.page import Card, Section, write_page
+from callbacks.report.page import Card, build_sections, unread, write_page
 from callbacks.report.run_files import RunFiles
 from callbacks.report.student_numbers import StudentNumbers, percent, points, signed
 from callbacks.report.talk_and_stream import talk_and_stream
@@ -29,26 +29,17 @@ def write_distillation_report(run_dir: Path, metrics: Mapping[str, float], confi
         OSError: Where the page cannot be written.
     """
     files, numbers = RunFiles(run_dir), StudentNumbers(metrics)
-    notes: list[str] = []
-    shown: list[Section] = []
-    builders: list[Callable[[], Section | None]] = [
-        lambda: sections.against_the_teacher(numbers),
-        lambda: talk_and_stream(numbers, files.load_curves()),
-        lambda: sections.accuracy_and_divergence(numbers),
-        lambda: sections.training(files.curves()),
-        lambda: sections.target_margins(files.target_margins()),
-        lambda: sections.side_by_side(files.examples()),
-    ]
-    for build in builders:
-        try:
-            section = build()
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:  # odd data, not the run
-            notes.append(f"A section could not be drawn: {type(broken).__name__} {broken}.")
-        else:
-            shown += [section] if section else []
-    notes = numbers.notes + files.notes + notes
-    if notes:
-        shown.append(Section("What could not be read", "\n\n".join(notes[:20])))
+    shown, broken = build_sections(
+        [
+            lambda: sections.against_the_teacher(numbers),
+            lambda: talk_and_stream(numbers, files.load_curves()),
+            lambda: sections.accuracy_and_divergence(numbers),
+            lambda: sections.training(files.curves()),
+            lambda: sections.target_margins(files.target_margins()),
+            lambda: sections.side_by_side(files.examples()),
+        ]
+    )
+    shown += unread(numbers.notes + files.notes + broken)
     path = run_dir / "report.html"
     write_page(path, "daDPO: a student distilled from its teacher", lead(numbers), cards(numbers), shown, config_yaml)
     return path

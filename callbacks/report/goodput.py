@@ -1,7 +1,7 @@
 """The page of scored latency logs, from what their stage left on disk."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from callbacks.report.goodput_numbers import (
     told_seconds,
     told_share,
 )
-from callbacks.report.page import Card, Section, write_page
+from callbacks.report.page import Card, build_sections, unread, write_page
 
 
 def write_goodput_report(run_dir: Path, metrics: Mapping[str, float], config_yaml: str) -> Path:
@@ -48,25 +48,18 @@ def write_goodput_report(run_dir: Path, metrics: Mapping[str, float], config_yam
         logs, settings = read_logs(content), content["settings"]
     except (LookupError, OSError, TypeError, ValueError) as broken:
         notes.append(f"score_logs/goodput.json: {type(broken).__name__} {broken}.")
-    builders: list[Callable[[], Section | None]] = [
-        lambda: sections.overview(logs, settings),
-        lambda: sections.deliveries(logs, settings),
-        lambda: sections.waits(logs, settings),
-        lambda: places_section(logs, settings),
-        lambda: sections.readers(logs, settings),
-        lambda: audit_section(logs, settings),
-        lambda: sections.what_to_know(logs),
-    ]
-    shown: list[Section] = []
-    for build in builders:
-        try:
-            section = build()
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:  # odd data, not the run
-            notes.append(f"A section could not be drawn: {type(broken).__name__} {broken}.")
-        else:
-            shown += [section] if section else []
-    if notes:
-        shown.append(Section("What could not be read", "\n\n".join(notes)))
+    shown, broken = build_sections(
+        [
+            lambda: sections.overview(logs, settings),
+            lambda: sections.deliveries(logs, settings),
+            lambda: sections.waits(logs, settings),
+            lambda: places_section(logs, settings),
+            lambda: sections.readers(logs, settings),
+            lambda: audit_section(logs, settings),
+            lambda: sections.what_to_know(logs),
+        ]
+    )
+    shown += unread(notes + broken)
     path = run_dir / "report.html"
     title = "Smooth goodput: what the tokens were worth to their readers"
     write_page(path, title, lead(logs, settings), cards(logs, settings), shown, config_yaml)

@@ -42,7 +42,7 @@ def over_the_rate(curves: Curves, settings: Mapping[str, Any]) -> Section | None
     return Section("Smooth goodput over the rate", f"{text}\n\n{' '.join(told)}", [rates_over_load_figure(curves)])
 
 
-def peaks_by_alpha(curves: Curves, settings: Mapping[str, Any]) -> Section | None:
+def peaks_by_alpha(curves: Curves) -> Section | None:
     """What alpha does to the peak."""
     if not curves:
         return None

@@ -1,14 +1,14 @@
 """The page of a load test, from what its stages left on disk."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from callbacks.report import load_sections as sections
 from callbacks.report.goodput_numbers import told_number, told_rate, told_seconds
 from callbacks.report.load_figures import curve_name
-from callbacks.report.page import Card, Section, write_page
+from callbacks.report.page import Card, build_sections, unread, write_page
+from callbacks.report.run_files import RunFiles
 
 
 def write_load_report(run_dir: Path, metrics: Mapping[str, float], config_yaml: str) -> Path:
@@ -27,28 +27,17 @@ def write_load_report(run_dir: Path, metrics: Mapping[str, float], config_yaml: 
     Raises:
         OSError: Where the page cannot be written.
     """
-    notes: list[str] = []
-    content: Mapping[str, Any] = {"curves": [], "settings": {}}
-    try:
-        content = json.loads((run_dir / "score_load" / "curves.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as broken:
-        notes.append(f"score_load/curves.json: {type(broken).__name__} {broken}.")
-    curves, settings = content["curves"], content["settings"]
-    builders: list[Callable[..., Section | None]] = [
-        sections.over_the_rate,
-        sections.peaks_by_alpha,
-        sections.numbers,
-    ]
-    shown: list[Section] = []
-    for build in builders:
-        try:
-            section = build(curves, settings)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:  # odd data, not the run
-            notes.append(f"A section could not be drawn: {type(broken).__name__} {broken}.")
-        else:
-            shown += [section] if section else []
-    if notes:
-        shown.append(Section("What could not be read", "\n\n".join(notes)))
+    files = RunFiles(run_dir)
+    content = files.load_curves()
+    curves, settings = content.get("curves", []), content.get("settings", {})
+    shown, broken = build_sections(
+        [
+            lambda: sections.over_the_rate(curves, settings),
+            lambda: sections.peaks_by_alpha(curves),
+            lambda: sections.numbers(curves, settings),
+        ]
+    )
+    shown += unread(files.notes + broken)
     path = run_dir / "report.html"
     write_page(path, "Smooth goodput under load", _lead(curves), _cards(curves, settings), shown, config_yaml)
     return path
@@ -70,8 +59,11 @@ def _lead(curves: sections.Curves) -> str:
     )
     if peak is last:
         return f"{text}, the highest rate that was tried."
-    lost = 1 - last["figures"]["smooth_goodput_tps"]["mean"] / peak["figures"]["smooth_goodput_tps"]["mean"]
-    return f"{text}; at {told_number(last['rps'])} requests/s, {100 * lost:.0f}\u00a0% of that is lost to waiting."
+    worth, left = (point["figures"]["smooth_goodput_tps"]["mean"] for point in (peak, last))
+    if worth <= 0:
+        return f"{text}: to these readers no rate was worth more than nothing."
+    lost = "all" if left <= 0 else f"{100 * (1 - left / worth):.0f}\u00a0%"
+    return f"{text}; at {told_number(last['rps'])} requests/s, {lost} of that is lost to waiting."
 
 
 def _cards(curves: sections.Curves, settings: Mapping[str, Any]) -> list[Card]:

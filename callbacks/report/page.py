@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +88,31 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     examples: Sequence[Example] = ()
     passages: Sequence[Passage] = ()
+
+
+def build_sections(builders: Sequence[Callable[[], Section | None]]) -> tuple[list[Section], list[str]]:
+    """The sections that could be drawn, and a note on each that could not.
+
+    A report comes after hours of work: odd data cost it a section, never the run.
+
+    Args:
+        builders: Each makes a section, or None where there is nothing to show.
+    """
+    shown: list[Section] = []
+    notes: list[str] = []
+    for build in builders:
+        try:
+            section = build()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:
+            notes.append(f"A section could not be drawn: {type(broken).__name__} {broken}.")
+        else:
+            shown += [section] if section else []
+    return shown, notes
+
+
+def unread(notes: Sequence[str]) -> list[Section]:
+    """What a page ends with where something could not be read or drawn."""
+    return [Section("What could not be read", "\n\n".join(notes[:20]))] if notes else []
 
 
 def write_page(

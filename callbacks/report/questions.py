@@ -1,10 +1,10 @@
 """The page of a RAST run: how varied its questions are, and whether they still ask for the answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from callbacks.report import question_sections as sections
-from callbacks.report.page import Card, Section, write_page
+from callbacks.report.page import Card, build_sections, unread, write_page
 from callbacks.report.question_cautions import what_to_know
 from callbacks.report.question_claims import START, lead
 from callbacks.report.question_examples import side_by_side
@@ -41,25 +41,16 @@ def write_question_report(run_dir: Path, metrics: Mapping[str, float], config_ya
     """
     files, numbers = RunFiles(run_dir), QuestionNumbers(metrics)
     rows, curves = files.questions(), files.curves()
-    notes: list[str] = []
-    shown: list[Section] = []
-    builders: list[Callable[[], Section | None]] = [
-        lambda: sections.trade_off(numbers),
-        lambda: sections.every_number(numbers),
-        lambda: what_to_know(numbers, rows),
-        lambda: side_by_side(rows),
-        lambda: sections.training(curves),
-    ]
-    for build in builders:
-        try:
-            section = build()
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:  # odd data, not the run
-            notes.append(f"A section could not be drawn: {type(broken).__name__} {broken}.")
-        else:
-            shown += [section] if section else []
-    notes = numbers.notes + files.notes + notes
-    if notes:
-        shown.append(Section("What could not be read", "\n\n".join(notes[:20])))
+    shown, broken = build_sections(
+        [
+            lambda: sections.trade_off(numbers),
+            lambda: sections.every_number(numbers),
+            lambda: what_to_know(numbers, rows),
+            lambda: side_by_side(rows),
+            lambda: sections.training(curves),
+        ]
+    )
+    shown += unread(numbers.notes + files.notes + broken)
     path = run_dir / "report.html"
     title = "RAST: questions in retrieved styles"
     write_page(path, title, lead(numbers), cards(numbers), shown, config_yaml)

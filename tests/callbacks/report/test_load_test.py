@@ -67,6 +67,11 @@ def test_the_page_says_where_the_peak_is_and_what_is_lost_behind_it(page_of):
     assert ">failed<" in page_of(curve(failed=2.0))
 
 
+def test_the_lead_does_not_divide_by_what_is_worth_nothing(page_of):
+    assert "all of that is lost to waiting" in page_of(curve(worth=(10.0, 20.0, -3.0)))
+    assert "no rate was worth more than nothing" in page_of(curve(worth=(-1.0, -2.0, -3.0)))
+
+
 def test_a_peak_at_the_end_is_no_peak(page_of):
     page = page_of(curve(worth=(1.0, 2.0, 3.0)))
     assert "No higher rate was tried" in page
