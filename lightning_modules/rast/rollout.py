@@ -110,7 +110,7 @@ class Questioner:
         Raises:
             WrongInput: A reward is no number; names the reward and the example.
         """
-        styles = retriever.draw(self.first_templates(frozen.vanilla, batch), batch.own_template, self.count)
+        styles = retriever.draw(self.queries(frozen.vanilla, batch), batch.own_template, self.count)
         examples = [example for example in batch.examples for _ in range(self.count)]
         templates = [template for row in styles.templates for template in row]
         rows = [self.encoder.styled(e, t) for e, t in zip(examples, templates, strict=True)]
@@ -126,22 +126,33 @@ class Questioner:
         asked = Asked(written.texts, templates, examples, None if nlls is None else nlls[: len(examples)])
         return Rollout(encoded, written, asked, styles, sampled, baseline if self.greedy else None)
 
-    def first_templates(self, vanilla: PreTrainedModel | None, batch: QuestionBatch) -> list[str]:
+    def first_templates(
+        self, vanilla: PreTrainedModel | None, batch: QuestionBatch, rows: Sequence[int] | None = None
+    ) -> list[str]:
         """z0 of each passage: the template of the vanilla generator's question, or of the annotated one without it.
 
-        Neither changes while the policy learns, so each example's is made once.
+        Args:
+            vanilla: The generator.
+            batch: Passages.
+            rows: Of the batch; None: all.
         """
+        rows = range(len(batch.examples)) if rows is None else rows
+        examples = [batch.examples[row] for row in rows]
+        questions: Sequence[str] = [example.question for example in examples]
+        if vanilla is not None:
+            with torch.no_grad():
+                inputs = batch.input_ids[list(rows)], batch.attention_mask[list(rows)]
+                encoded = Encoded(*inputs, encoder_states(vanilla, *inputs))
+            questions = write(vanilla, self.tokenizer, encoded, self.greedily).texts
+        pairs = zip(questions, examples, strict=True)
+        return [self.template_of(question, example.context, example.answer) for question, example in pairs]
+
+    def queries(self, vanilla: PreTrainedModel | None, batch: QuestionBatch) -> list[str]:
+        """``first_templates``, each example's made once: nothing in it changes while the policy learns."""
         new = [row for row, example in enumerate(batch.examples) if example not in self._first]
         if new:
-            examples = [batch.examples[row] for row in new]
-            questions: Sequence[str] = [example.question for example in examples]
-            if vanilla is not None:
-                with torch.no_grad():
-                    inputs = batch.input_ids[new], batch.attention_mask[new]
-                    encoded = Encoded(*inputs, encoder_states(vanilla, *inputs))
-                questions = write(vanilla, self.tokenizer, encoded, self.greedily).texts
-            for question, example in zip(questions, examples, strict=True):
-                self._first[example] = self.template_of(question, example.context, example.answer)
+            made = self.first_templates(vanilla, batch, new)
+            self._first |= {batch.examples[row]: template for row, template in zip(new, made, strict=True)}
         return [self._first[example] for example in batch.examples]
 
     def answers(self, qa: PreTrainedModel, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""RASTModule: its loss against a naive one, what stays frozen, resuming, settings, and what it logs and refuses."""
+"""RASTModule: what stays frozen, resuming, settings, and what it logs and refuses."""
 
 import math
 from types import SimpleNamespace
@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.wrong_input import WrongInput
-from lightning_modules.language_model import build_encoder, build_seq2seq_model, freeze
+from lightning_modules.language_model import build_encoder, build_seq2seq_model
 from lightning_modules.rast import StyleRetriever, consistency
 from lightning_modules.rast.objective import objective
-from lightning_modules.rast.rewards import jaccard
 from lightning_modules.sampling import Sampling
+from tests.lightning_modules.rast.rollouts import GREEDY, rollout_of
 
 KEYS = {
     "loss",
@@ -31,24 +31,6 @@ KEYS = {
     "distinct_templates",
     "retriever_entropy",
 }
-GREEDY = Sampling(temperature=0.0, max_new_tokens=6)
-
-
-def rollout_of(module, batch, seed=0):
-    module.configure_model()
-    torch.manual_seed(seed)
-    return module.questioner.roll_out(module.policy, module.retriever, module._frozen, batch)
-
-
-def moved(module, scale=0.05):
-    """The module with policy and query encoder away from where they started."""
-    module.configure_model()
-    torch.manual_seed(9)
-    with torch.no_grad():
-        for part in module.trained_parts():
-            for parameter in part.parameters():
-                parameter += scale * torch.randn_like(parameter)
-    return module
 
 
 def same(left, right, **tolerance):
@@ -58,190 +40,6 @@ def same(left, right, **tolerance):
 
 def unlike(left, right):
     return any(not torch.equal(p, q) for p, q in zip(left.parameters(), right.parameters(), strict=True))
-
-
-def naive(module, rollout, baseline, reward_mode, weight=0.1, beta=0.014):
-    """The loss, question by question, from transformers' own forward passes."""
-    encoder, tokenizer = module.questioner.encoder, module.tokenizer
-    start = freeze(build_seq2seq_model(module.source, tokenizer))
-    count = module.questioner.count
-    logps, kls = [], []
-    for i, example in enumerate(rollout.asked.examples):
-        ids = torch.tensor([encoder.styled(example, rollout.asked.templates[i])])
-        labels = rollout.written.labels[i][rollout.written.labels[i] != -100][None]
-        ours, theirs = (m(input_ids=ids, labels=labels).logits[0].log_softmax(-1) for m in (module.policy, start))
-        logps.append(ours.gather(1, labels[0, :, None]).sum())
-        kls.append(torch.nn.functional.kl_div(theirs, ours, log_target=True, reduction="sum"))
-    c, d = (rollout.parts[name].flatten().tolist() for name in ("consistency", "diversity"))
-    r = [x + weight * y for x, y in zip(c, d, strict=True)]
-    greedy = rollout.greedy_parts
-    advantage = []
-    for i in range(len(r)):
-        row = range(i // count * count, i // count * count + count)
-        of = c if reward_mode == "authors" else r
-        if baseline == "group":
-            base = sum(of[j] for j in row if j != i) / (count - 1)
-        elif baseline == "self_critical":
-            base = greedy["consistency"].flatten()[i].item()
-            base += 0 if reward_mode == "authors" else weight * greedy["diversity"].flatten()[i].item()
-        else:
-            base = 0.0
-        advantage.append((c[i] - base + 2 * weight * d[i]) if reward_mode == "authors" else r[i] - base)
-    if reward_mode == "authors":
-        mean = sum(advantage) / len(advantage)
-        spread = math.sqrt(sum((a - mean) ** 2 for a in advantage) / len(advantage))
-        advantage = [(a - mean) / spread for a in advantage]
-    generator = -sum(a * logp for a, logp in zip(advantage, logps, strict=True)) / len(logps)
-    draw = rollout.styles.draw
-    retriever = 0.0
-    for i in range(len(r)):
-        b, k = divmod(i, count)
-        others = [r[b * count + j] for j in range(count) if j != k]
-        base = sum(others) / len(others) if baseline == "group" else 0.0
-        term = (r[i] - base) * draw.within_logps[b, k] + r[i] * draw.cluster_logps[b, k]
-        retriever = retriever - draw.cluster_logps[b, k].exp().item() * term / (len(r) / count)
-    return generator + retriever + beta * sum(kls) / len(kls)
-
-
-@pytest.mark.parametrize("reward_mode", ["paper", "authors"])
-@pytest.mark.parametrize("baseline", ["self_critical", "group", "none"])
-def test_loss_and_gradients_are_the_naive_ones(baseline, reward_mode, rast, question_batch):
-    sampling = Sampling(max_new_tokens=12)  # some end before, some do not
-    module = moved(rast(baseline=baseline, reward_mode=reward_mode, sampling=sampling))
-    rollout = rollout_of(module, question_batch((0, 1, 2, 3) * 2))
-    assert (rollout.greedy_parts is not None) == (baseline == "self_critical")
-    assert rollout.written.finished.any()
-    assert not rollout.written.finished.all()
-    loss, _ = objective(module.objective, module.policy, module._frozen.reference, rollout, module.vocabulary)
-    expected = naive(module, rollout, baseline, reward_mode)
-    torch.testing.assert_close(loss.total, expected, rtol=1e-4, atol=1e-5)
-    assert loss.divergence > 0.01
-    grads = []
-    for value in (loss.total, expected):
-        parameters = [p for part in module.trained_parts() for p in part.parameters()]
-        grads.append(torch.autograd.grad(value, parameters, retain_graph=True))
-    for p, q in zip(*grads, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-6)
-    assert max(p.abs().max() for p in grads[0]) > 1e-3
-
-
-def test_rewards_are_the_naive_ones(rast, question_batch):
-    module = rast()
-    rollout = rollout_of(module, question_batch())
-    qa, tokenizer, encoder = module._frozen.qa, module.tokenizer, module.questioner.encoder
-    for i, example in enumerate(rollout.asked.examples):
-        question, template = rollout.asked.questions[i], rollout.asked.templates[i]
-        ids = torch.tensor([encoder.qa(example.context, question)])
-        labels = torch.tensor([encoder.ids(example.answer)])
-        cost = qa(input_ids=ids, labels=labels).loss
-        assert rollout.parts["consistency"].flatten()[i].item() == pytest.approx(math.exp(-cost), rel=1e-4)
-        overlap = jaccard(set(question.split()), set(template.replace("[MASK]", "").split()))
-        assert rollout.parts["diversity"].flatten()[i].item() == pytest.approx(overlap)
-        assert tokenizer.decode(rollout.written.labels[i].clamp(min=0), skip_special_tokens=True).strip() == question
-    assert rollout.parts["diversity"].max() > 0
-
-
-def test_sampling_and_greedy_share_one_pass_of_the_encoder_and_one_decoding(rast, question_batch):
-    module, passes = rast(), []
-    module.configure_model()
-    module.policy.get_encoder().register_forward_hook(lambda *_: passes.append("encode"))
-    generate = module.policy.generate
-    module.policy.generate = lambda **given: passes.append("generate") or generate(**given)
-    rollout = rollout_of(module, question_batch())
-    objective(module.objective, module.policy, module._frozen.reference, rollout, None)
-    assert passes == ["encode", "generate"]
-    assert rollout.encoded.states.requires_grad
-
-
-def test_questions_that_are_alike_are_marked_once_and_all_the_same(rast, question_batch):
-    module, rows = rast(sampling=GREEDY), []
-    module.configure_model()
-    encoder = module._frozen.qa.get_encoder()
-    encoder.register_forward_hook(lambda _, given, kept, made: rows.append(len(kept["input_ids"])), with_kwargs=True)
-    rollout = rollout_of(module, question_batch((0, 1, 2, 0)))
-    asked = rollout.asked
-    different = {(e.context, y, e.answer) for e, y in zip(asked.examples, asked.questions, strict=True)}
-    assert rows == [len(different)]
-    assert len(different) < len(asked.questions)
-    alone = torch.stack([marked_alone(module, *one) for one in zip(asked.examples, asked.questions, strict=True)])
-    torch.testing.assert_close(asked.answer_nlls, alone, rtol=1e-4, atol=1e-5)
-
-
-def marked_alone(module, example, question):
-    """What the QA model pays for an answer, in a forward pass of transformers' own."""
-    encoder = module.questioner.encoder
-    ids, labels = (torch.tensor([row]) for row in (encoder.qa(example.context, question), encoder.ids(example.answer)))
-    with torch.no_grad():
-        return module._frozen.qa(input_ids=ids, labels=labels).loss
-
-
-def test_greedy_questions_are_transformers_own(rast, question_batch):
-    module = rast(sampling=GREEDY)
-    rollout = rollout_of(module, question_batch())
-    rows = zip(rollout.asked.examples, rollout.asked.templates, strict=True)
-    for i, (example, template) in enumerate(rows):
-        ids = torch.tensor([module.questioner.encoder.styled(example, template)])
-        made = module.policy.generate(input_ids=ids, max_new_tokens=6, do_sample=False)[0, 1:]
-        assert module.tokenizer.decode(made, skip_special_tokens=True).strip() == rollout.asked.questions[i]
-    # sampled and greedy are the same here, so the self-critical advantage is none
-    for name, part in rollout.parts.items():
-        torch.testing.assert_close(part, rollout.greedy_parts[name])
-
-
-def test_dropout_is_off_whoever_asks(rast, question_batch):
-    module = rast(retriever={"dtype": "float32"})
-    module.configure_model()
-    module.train()
-    assert not any(part.training for part in module.modules())
-    first, second = (rollout_of(module, question_batch()) for _ in range(2))
-    assert torch.equal(first.encoded.states, second.encoded.states)
-    assert first.asked.questions == second.asked.questions
-    torch.nn.Module.train(module.policy)
-    with pytest.raises(RuntimeError, match="dropout is on"):
-        rollout_of(module, question_batch())
-
-
-def test_the_divergence_starts_at_zero(rast, question_batch):
-    module = rast()
-    rollout = rollout_of(module, question_batch())
-    loss, _ = objective(module.objective, module.policy, module._frozen.reference, rollout, module.vocabulary)
-    assert loss.divergence.abs() < 1e-5
-
-
-def test_own_templates_are_not_drawn(rast, question_batch):
-    module, batch = rast(retriever={"candidates": 100}), question_batch()
-    own = torch.tensor([2, 5, 11, 0])
-    module.configure_model()
-    for seed in range(15):
-        drawn = rollout_of(module, batch._replace(own_template=own), seed).styles.positions
-        assert not (drawn == own[:, None]).any()
-
-
-def test_first_questions_come_from_the_vanilla_generator(rast, question_batch):
-    batch = question_batch()
-    module, without = rast(sampling=GREEDY), rast(vanilla=None)
-    for one in (module, without):
-        one.configure_model()
-    firsts = module.questioner.first_templates(module._frozen.vanilla, batch)
-    for i, example in enumerate(batch.examples):
-        ids = torch.tensor([module.questioner.encoder.passage(example)])
-        made = module._frozen.vanilla.generate(input_ids=ids, max_new_tokens=6, do_sample=False)[0]
-        question = module.tokenizer.decode(made, skip_special_tokens=True).strip()
-        assert firsts[i] == module.questioner.template_of(question, example.context, example.answer)
-    assert without.questioner.first_templates(None, batch)[0] == "who built [MASK] [MASK] [MASK] ?"
-
-
-def test_first_questions_are_asked_once_an_example(rast, question_batch):
-    module, passes = rast(), []
-    module.configure_model()
-    vanilla = module._frozen.vanilla
-    generate = vanilla.generate
-    vanilla.generate = lambda **given: passes.append(len(given["attention_mask"])) or generate(**given)
-    first = module.questioner.first_templates(vanilla, question_batch((0, 1)))
-    again = module.questioner.first_templates(vanilla, question_batch((1, 2, 0)))
-    assert passes == [2, 1]
-    assert (again[0], again[2]) == (first[1], first[0])
-    assert again == rast().questioner.first_templates(vanilla, question_batch((1, 2, 0)))
 
 
 class Observer(Callback):
