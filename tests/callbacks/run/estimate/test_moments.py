@@ -1,5 +1,7 @@
 """The peak of a training against what torch's profiler sees allocated; no allocator's slack, no process."""
 
+import gc
+
 import pytest
 import torch
 from lightning import Trainer
@@ -35,6 +37,7 @@ def side(response: int):
 
 def allocated(work) -> int:
     """The most bytes that are allocated at one time while it works."""
+    gc.collect()  # what an earlier profile saw allocated and cycles still hold would count as freed by this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -82,8 +85,6 @@ def test_dadpo(mode, checkpointing, precision, accumulated, tokenizer, tmp_path)
         frozen if mode == "live" else [],
     )
     del moments["checkpoint"]
-    if found < 0.6 * peak(moments)[1]:
-        pytest.skip("the profiler has lost events, as it does on a busy machine")
     assert peak(moments)[1] == pytest.approx(found, rel=TOLERANCE), (peak(moments), found / 2**20)
 
 
@@ -92,8 +93,6 @@ def test_fine_tuning(tokenizer, tmp_path):
     batch = Batch(PAIRS, PROMPT + RESPONSES[0], PAIRS * RESPONSES[0], padded=False)
     moments = training_moments(policy(tokenizer), batch)
     del moments["checkpoint"]
-    if found < 0.6 * peak(moments)[1]:
-        pytest.skip("the profiler has lost events, as it does on a busy machine")
     assert peak(moments)[1] == pytest.approx(found, rel=TOLERANCE), (peak(moments), found / 2**20)
 
 
