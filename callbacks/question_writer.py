@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules.responses import write_jsonl
 
-FIELDS = ("id", "context", "answer", "answer_start", "question")
+FIELDS = ("id", "context", "answer", "answer_start")
 
 
 class QuestionWriter(Callback):
@@ -37,7 +37,7 @@ class QuestionWriter(Callback):
     ) -> None:
         """Put the batch on disk."""
         rows = [
-            {name: getattr(example, name) for name in FIELDS[:-1]}
+            {name: getattr(example, name) for name in FIELDS}
             | {"reference": example.question or None, "questions": [question._asdict() for question in questions]}
             for example, questions in zip(outputs.examples, outputs.questions, strict=True)
         ]

@@ -16,6 +16,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "product": lambda a, b: a * b,
     "complement": lambda share: 1 - share,
     "pick": lambda items, index: items[index],
+    "unless_live": lambda mode, value: None if mode == "live" else value,
     "given": lambda value, if_given, otherwise: otherwise if value is None else if_given,
     "least_templates": lambda questions, drawn: max(questions - 1, drawn),
 }
@@ -29,8 +30,9 @@ def register_resolvers() -> None:
     ``${trained:A,B,…}`` maps those of the stages A, B, … that the run has to their model folders, and
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
     ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${given:VALUE,A,B}`` is A unless VALUE
-    is null; ``${only:DICT,NAMES}`` keeps some of a dict's items; ``${least_templates:N,K}`` is how many templates a
-    passage needs. ``${log_files:DATA}`` names the latency logs that a file, a glob or a list of them means.
+    is null; ``${unless_live:MODE,VALUE}`` is null in live mode, which looks up no scores; ``${only:DICT,NAMES}`` keeps
+    some of a dict's items; ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}``
+    names the latency logs that a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
@@ -47,9 +49,8 @@ def check_config(config: DictConfig) -> None:
     """Refuse a config that cannot run, before any stage has started.
 
     Raises:
-        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that is refused by
-            a callback that its stage lists as ``checked_first``, or by one of the stage's ``checks``: it would be found
-            only after hours of other stages.
+        WrongInput: A value left at ``???``, a stage that the experiment does not have, or a setting that one of a
+            stage's ``checks`` refuses: it would be found only after hours of other stages.
     """
     stages = list(config.get("stages") or [])
     known = list(config.get("stage") or {})
@@ -60,9 +61,7 @@ def check_config(config: DictConfig) -> None:
             raise WrongInput(f"no stage {name!r} in this experiment", "stages", f"choose of {', '.join(known)}")
     for name in stages:
         stage = stage_config(config, name)
-        for part in stage.get("checked_first") or []:  # what refuses wrong settings when it is made, and does no more
-            hydra.utils.instantiate(stage["callbacks"][part], _convert_="all")
-        for check in (stage.get("checks") or {}).values():
+        for check in (stage.get("checks") or {}).values():  # what refuses wrong settings, and does no more
             hydra.utils.instantiate(check, _convert_="all")
 
 

@@ -111,9 +111,15 @@ def test_the_report_stands_by_itself(quickstart):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
 
 
-def test_live_mode_says_the_same_as_the_cache(quickstart):
+def test_live_mode_says_the_same_as_the_cache_and_needs_none(quickstart):
     folder, _, run = quickstart
     cached = run("stages=[scores,dadpo]")
-    live = run("stages=[dadpo]", "mode=live")
+    scores = folder.parent / "cache" / "scores"
+    aside = scores.rename(scores.with_name("aside"))
+    try:
+        live = run("stages=[dadpo]", "mode=live")  # which needs none of them
+        assert not scores.exists()
+    finally:
+        aside.rename(scores)
     for key in ("loss", "margin", "target_margin", "chosen_logps"):
         assert live[f"dadpo/val/{key}"] == pytest.approx(cached[f"dadpo/val/{key}"], rel=1e-5, abs=1e-5)
