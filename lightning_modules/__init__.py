@@ -3,6 +3,7 @@
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.dadpo import DaDPOModule
 from lightning_modules.fine_tuning import FineTuningModule
+from lightning_modules.fluency import FluencyModule
 from lightning_modules.pruning import PruningModule
 from lightning_modules.rast import AskingModule, RASTModule
 from lightning_modules.sampling import SamplingModule
@@ -14,6 +15,7 @@ __all__ = [
     "AskingModule",
     "DaDPOModule",
     "FineTuningModule",
+    "FluencyModule",
     "PruningModule",
     "RASTModule",
     "SamplingModule",

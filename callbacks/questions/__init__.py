@@ -2,10 +2,11 @@
 
 from callbacks.questions.answers import exact_match, normalise_answer, word_f1
 from callbacks.questions.bleu import corpus_bleu, sentence_bleu
-from callbacks.questions.metrics import Asked, question_differences, question_metrics
+from callbacks.questions.metrics import OF_ONE_QUESTION, Asked, question_differences, question_metrics
 from callbacks.questions.wording import copied_words, distinct, question_word, template_adherence
 
 __all__ = [
+    "OF_ONE_QUESTION",
     "Asked",
     "copied_words",
     "corpus_bleu",

@@ -11,10 +11,12 @@ distinct_1, distinct_2    different n-grams among all n-grams of an input's ques
 question_word_entropy     of ``QUESTION_WORDS`` over all questions, in bits
 template_adherence        mean r_div of the questions that were given a template; 0 if none was
 copy_rate                 words of the questions that stand in the passage
+nll                       nats a token of the questions under a language model that had no part in training them
 ========================= =============================================================================
 
-All are per cent but the entropy. Source: RAST (arXiv 2310.14503), Section 4.2; its released code prints ``self_bleu``
-as pairwise. Every number is a function of sums over inputs, so resampling inputs resamples rows of sums.
+All are per cent but the entropy and the likelihood. Source: RAST (arXiv 2310.14503), Section 4.2; its released code
+prints ``self_bleu`` as pairwise. Every number is a function of sums over inputs, so resampling inputs resamples rows of
+sums.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ METRICS = (
     "question_word_entropy",
     "template_adherence",
     "copy_rate",
+    "nll",
 )
+OF_ONE_QUESTION = ("qa_em", "qa_f1", "question_word_entropy", "copy_rate", "nll")
+"""Of these, what says something where an input has one question, and that is the true one."""
 
 
 class Asked(NamedTuple):
@@ -63,6 +68,8 @@ class Asked(NamedTuple):
     """The marked answer."""
     answered: Sequence[str] = ()
     """N answers of a model that is not the reward's; left out, there are no ``qa_`` numbers."""
+    likelihoods: Sequence[tuple[float, int]] = ()
+    """N: log-likelihood (nats) and tokens; left out, there is no ``nll``."""
 
 
 def question_metrics(
@@ -77,7 +84,7 @@ def question_metrics(
         seed: Of the resampling.
 
     Returns:
-        Name → number; NaN where it is not defined: without pairs (one question an input), or without answers.
+        Name → number; NaN where it is not defined: without pairs (one question an input), answers or likelihoods.
 
     Raises:
         ValueError: No inputs, an input without questions, or lists of unequal lengths.
@@ -128,9 +135,12 @@ def _rows(inputs: Sequence[Asked]) -> Tensor:
 def _sums(asked: Asked) -> list[float]:
     questions, count = asked.questions, len(asked.questions)
     templates, answered = asked.templates or [""] * count, asked.answered
-    if not count or len(asked.scores) != count or len(templates) != count or len(answered) not in (0, count):
-        lengths = f"{count} questions, {len(asked.scores)} scores, {len(templates)} templates, {len(answered)} answers"
-        raise ValueError(f"an input needs questions and as many of the rest, got {lengths}")
+    needed = {"questions": questions, "scores": asked.scores, "templates": templates}
+    optional = {"answers": answered, "likelihoods": asked.likelihoods}
+    lengths = {name: len(part) for name, part in {**needed, **optional}.items()}
+    if not count or any(length not in ((count,) if name in needed else (0, count)) for name, length in lengths.items()):
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise ValueError(f"an input needs questions and as many of the rest, got {told}")
     against = [sentence_bleu(question, [asked.reference]) for question in questions]
     top = max(range(count), key=lambda place: asked.scores[place])
     oracle = max(range(count), key=lambda place: against[place].score)
@@ -152,14 +162,15 @@ def _sums(asked: Asked) -> list[float]:
         *(words.count(word) for word in QUESTION_WORDS),
         *(sum(adherence), sum(map(bool, templates))),
         *(sum(share.part for share in copied), sum(share.whole for share in copied)),
+        *(-sum(logp for logp, _ in asked.likelihoods), sum(tokens for _, tokens in asked.likelihoods)),
     ]
 
 
 def _metrics(values: Tensor) -> Tensor:
     """(R, N, K) → (R, M) in the order of ``METRICS``."""
     sums = values.sum(dim=1)
-    sizes = [COUNTS, COUNTS, 3, 3, 3, len(QUESTION_WORDS), 2, 2]
-    top, oracle, pairs, answers, varied, words, adherence, copied = sums.split(sizes, dim=-1)
+    sizes = [COUNTS, COUNTS, 3, 3, 3, len(QUESTION_WORDS), 2, 2, 2]
+    top, oracle, pairs, answers, varied, words, adherence, copied, unlikely = sums.split(sizes, dim=-1)
     top1, best = corpus_bleu(top), corpus_bleu(oracle)
     pairwise, others = pairs[..., 0] / pairs[..., 2], pairs[..., 1] / pairs[..., 2]
     overall = torch.where(pairwise > 0, top1 * best / pairwise, torch.nan)
@@ -171,6 +182,7 @@ def _metrics(values: Tensor) -> Tensor:
         torch.special.entr(shares).sum(-1) / torch.log(torch.tensor(2.0, dtype=torch.float64)),
         100 * adherence[..., 0] / adherence[..., 1].clamp(min=1),
         100 * copied[..., 0] / copied[..., 1].clamp(min=1),
+        unlikely[..., 0] / unlikely[..., 1],
     ]
     return torch.stack(numbers, dim=-1)
 

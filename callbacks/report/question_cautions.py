@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbacks.report.page import Section
-from callbacks.report.question_numbers import HERO, LOWER_IS_BETTER, QuestionNumbers, joined, label, told
+from callbacks.report.question_numbers import HERO, LOWER_IS_BETTER, REFERENCE, QuestionNumbers, joined, label, told
 
 _RUINED = 3.0  # points of F1 that variety may cost before one speaks of ruined questions
 _COMPARED = {
@@ -31,8 +31,7 @@ def what_to_know(numbers: QuestionNumbers, rows: Sequence[Mapping[str, Any]]) ->
         "Pairwise BLEU is the mean over ordered pairs of an input's questions. The code released with the paper prints "
         "Self-BLEU, each question against all others together, under the name of Pairwise, and that is higher: "
         "published figures are likely to be comparable with the column of Self-BLEU alone.",
-        "QA EM and F1 are those of a judge that had no part in the reward. It errs too: a question that it gets wrong "
-        "may be a good one, and the other way round.",
+        about_the_judge(numbers),
         "The intervals are over the test inputs of this one run. Another seed of training moves the numbers too, by "
         "how much they do not say.",
         fewer_questions(rows),
@@ -64,6 +63,16 @@ def about_overall(numbers: QuestionNumbers) -> str:
             f"{text} where {label(best)} has {told(top)}: part of it is bought with questions that miss their answer."
         )
     return f"{text} ({label(best)}: {told(top)})."
+
+
+def about_the_judge(numbers: QuestionNumbers) -> str:
+    """That the judge errs, and how much it does on the true questions."""
+    text = (
+        "QA EM and F1 are those of a judge that had no part in the reward. It errs too: a question that it gets wrong "
+        "may be a good one, and the other way round."
+    )
+    true = numbers.get(REFERENCE, "qa_f1")
+    return text if true is None else f"{text} Its F1 on the true questions is {told(true)}."
 
 
 def ahead_of_rast(numbers: QuestionNumbers) -> str:

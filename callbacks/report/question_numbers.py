@@ -16,8 +16,11 @@ LABELS = {
     "diverse_beam": "diverse beam search",
 }
 """Methods in the order in which they are shown, with their names on the page; others follow under their own."""
-LOWER_IS_BETTER = ("pairwise_bleu", "self_bleu")
+LOWER_IS_BETTER = ("pairwise_bleu", "self_bleu", "nll")
 """Of these metrics a low number is the good one."""
+
+REFERENCE = "reference"
+"""Not a method: the true questions, one an input. What they come to is what a method can hope for."""
 
 Bounds = tuple[float, float]
 
@@ -53,6 +56,7 @@ class QuestionNumbers:
         self.notes = [f"{key} is infinite." for key, value in metrics.items() if math.isinf(value)]
         pairs = (key.split("/") for key in self._metrics)
         found = dict.fromkeys(pair[0] for pair in pairs if len(pair) == 2 and pair[1] in METRICS)
+        found.pop(REFERENCE, None)
         self.methods = [name for name in LABELS if name in found] + [name for name in found if name not in LABELS]
 
     def get(self, method: str, metric: str) -> float | None:
@@ -81,7 +85,7 @@ class QuestionNumbers:
 
 def label(method: str) -> str:
     """The method's name on the page."""
-    return LABELS.get(method, method)
+    return "true questions" if method == REFERENCE else LABELS.get(method, method)
 
 
 def told(value: float | None, digits: int = 1) -> str:

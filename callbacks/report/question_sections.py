@@ -1,12 +1,21 @@
 """The sections of a page on generated questions that are made of numbers; None where there are none."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from callbacks.report.figure_style import SERIES
 from callbacks.report.figures import Point, curves_figure, scatter_with_intervals
 from callbacks.report.page import Section, Table
 from callbacks.report.question_claims import against_the_others
-from callbacks.report.question_numbers import HERO, LABELS, QuestionNumbers, label, told, told_bounds, with_sign
+from callbacks.report.question_numbers import (
+    HERO,
+    LABELS,
+    REFERENCE,
+    QuestionNumbers,
+    label,
+    told,
+    told_bounds,
+    with_sign,
+)
 from callbacks.report.run_files import Curve
 
 COLOURS = {name: SERIES[number] for number, name in enumerate(LABELS.values())}  # one method, one colour
@@ -25,8 +34,9 @@ _WORDING = {
     "question_word_entropy": "question words",
     "template_adherence": "adherence",
     "copy_rate": "copied",
+    "nll": "nll ↓",
 }
-_DIGITS = {"question_word_entropy": 2, "overall": 2}
+_DIGITS = {"question_word_entropy": 2, "overall": 2, "nll": 2}
 _PARTS = "train/reward_"
 
 
@@ -63,7 +73,8 @@ def every_number(numbers: QuestionNumbers) -> Section | None:
     caption = (
         "In per cent; question words, the entropy of what, which, who, …, in bits. Adherence: words that a question "
         "shares with its template, 0 where none was given. Copied: words of the question that stand in the passage. "
-        "Distinct words are counted within an input's questions: the fewer questions, the more are distinct."
+        "Distinct words are counted within an input's questions: the fewer questions, the more are distinct. nll: nats "
+        "a token of the questions under a language model that had no part in training; low reads like other questions."
     )
     tables += [_table(numbers, _WORDING, caption)] if _any(numbers, _WORDING) else []
     if rows := _differences(numbers):
@@ -108,8 +119,11 @@ def training(curves: Mapping[str, Mapping[str, Curve]]) -> Section | None:
 
 
 def _table(numbers: QuestionNumbers, columns: Mapping[str, str], caption: str) -> Table:
-    rows = [[label(name), *(_cell(numbers, name, metric) for metric in columns)] for name in numbers.methods]
-    return Table(["method", *columns.values()], rows, caption)
+    shown = {metric: heading for metric, heading in columns.items() if _any(numbers, [metric])}
+    names = [*numbers.methods, REFERENCE]
+    rows = [[label(name), *(_cell(numbers, name, metric) for metric in shown)] for name in names]
+    rows = [row for row in rows if any(cell != "–" for cell in row[1:])]
+    return Table(["method", *shown.values()], rows, caption)
 
 
 def _cell(numbers: QuestionNumbers, name: str, metric: str) -> str:
@@ -135,5 +149,5 @@ def _differences(numbers: QuestionNumbers) -> list[list[str]]:
     return rows
 
 
-def _any(numbers: QuestionNumbers, columns: Mapping[str, str]) -> bool:
+def _any(numbers: QuestionNumbers, columns: Iterable[str]) -> bool:
     return any(numbers.get(name, metric) is not None for name in numbers.methods for metric in columns)

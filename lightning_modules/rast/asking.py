@@ -73,8 +73,7 @@ class AskingModule(LightningModule):
         tokenizer: Of all generators and of the QA model.
         encoder: Makes their inputs.
         template_of: (question, context, answer) → template of a first question.
-        rewards: Name → reward: what the questions are marked by.
-        reward_weights: Name → weight: which rewards there are; the output is not weighted.
+        rewards: Name → reward: what the questions are marked by; each stands in the output as it is.
         qa: The rewards' QA model; None where none of them asks it.
         questions: N.
         max_new_tokens: Of a question that is written greedily.
@@ -82,7 +81,7 @@ class AskingModule(LightningModule):
         seed: Of all sampling; the same passages get the same questions wherever a run was interrupted.
 
     Raises:
-        WrongInput: No question wanted, or rewards and weights do not fit.
+        WrongInput: No question wanted, or no reward.
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class AskingModule(LightningModule):
         encoder: QuestionEncoder,
         template_of: TemplateMaker,
         rewards: Mapping[str, RewardFunction],
-        reward_weights: Mapping[str, float],
         *,
         qa: ModelSource | None = None,
         questions: int = 5,
@@ -106,7 +104,7 @@ class AskingModule(LightningModule):
         if qa is None and consistency in rewards.values():
             raise WrongInput("the consistency reward asks a QA model", "qa", "name one, or leave the reward out")
         try:
-            weighted = WeightedRewards(rewards, reward_weights)
+            weighted = WeightedRewards(rewards, dict.fromkeys(rewards, 1.0))
         except ValueError as error:
             raise WrongInput(str(error), "rewards", "mend the setting") from error
         self.methods, self.tokenizer, self.qa_source, self.count = dict(methods), tokenizer, qa, questions

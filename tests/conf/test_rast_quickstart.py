@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForTextEncoding, AutoTo
 
 import train
 from callbacks.questions.metrics import METRICS
+from callbacks.run.plan import stage_config
 from datamodules.templates import TemplateBank
 from tests.conf.tiny import CONF, TINY_RAST
 
@@ -57,6 +58,8 @@ def test_metrics_hold_what_is_promised(quickstart):
             assert difference == pytest.approx(metrics[f"rast/{name}"] - metrics[f"{other}/{name}"], abs=1e-9)
             assert f"rast/{name}_minus_{other}_ci_low" in metrics
     assert metrics["generate/rows"] == 6
+    assert 0 <= metrics["reference/qa_f1"] <= 100
+    assert metrics["reference/nll"] > 0
     assert metrics["templates/bank_size"] == len(TemplateBank.load(folder / "templates" / "bank.jsonl"))
 
 
@@ -71,7 +74,8 @@ def test_every_passage_has_every_methods_questions(rows, quickstart):
             assert len(questions) == 5
             for question in questions:
                 keys = {"question", "template", "score", "retrieval_score", "cluster", "rewards", "answered"}
-                assert question.keys() == keys
+                assert question.keys() == keys | {"logp", "tokens"}
+                assert question["logp"] < 0 or not question["tokens"]
                 assert question["rewards"].keys() == {"consistency", "diversity"}
                 assert 0 < question["rewards"]["consistency"] <= 1
             first, *others = questions
@@ -102,6 +106,17 @@ def test_another_weight_trains_the_policy_alone_again(quickstart):
     after = {stage: (folder / stage).resolve() for stage in before}
     assert [stage for stage in before if before[stage] != after[stage]] == ["rl"]
     run("stages=[rl]")  # back to where the other tests find it
+
+
+def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path):
+    def stages(*overrides):
+        paths = [f"paths.output_dir={tmp_path}", f"paths.cache_dir={tmp_path}", "name=test"]
+        with initialize_config_dir(CONF, version_base="1.3"):
+            config = compose("train", overrides=["experiment=rast_lambda", *paths, *overrides])
+        return {name: stage_config(config, name) for name in config.stages}
+
+    before, after = stages("diversity_weight=0"), stages("diversity_weight=3.0", "lr=1e-4")
+    assert [name for name in before if before[name] != after[name]] == ["rl"]
 
 
 def test_the_judge_has_another_start_and_order_than_the_reward(quickstart):

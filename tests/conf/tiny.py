@@ -28,7 +28,15 @@ TINY = [
     *SERVED,
     *(f"sampling.{part}.max_new_tokens=8" for part in PARTS),
 ]
-RAST_STEPS = ("vanilla_steps=4", "style_steps=4", "qa_steps=4", "judge_qa_steps=4", "rl_steps=4", "rl_val_every=2")
+RAST_STEPS = (
+    "vanilla_steps=4",
+    "style_steps=4",
+    "qa_steps=4",
+    "judge_qa_steps=4",
+    "question_lm_steps=4",
+    "rl_steps=4",
+    "rl_val_every=2",
+)
 TINY_RAST = [
     "threads=1",
     "world.train.count=64",

@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.almanac import almanac_question_tokenizer, passages
-from datamodules.asked_questions import AskedQuestionsDataModule, question_id
+from datamodules.asked_questions import REFERENCE, AskedQuestionsDataModule, AskedTextsDataModule, question_id
 from datamodules.asking import AskingDataModule
 from datamodules.question_encoding import QuestionEncoder
 from datamodules.responses import ResponseLog
@@ -73,7 +73,10 @@ def test_questions_go_to_the_judge_with_their_passages(asking, tokenizer, tmp_pa
     data.setup("predict")
     encoder = QuestionEncoder(tokenizer, 512)
     rows = {row["id"]: row for row in ROWS}
-    for loader in data.predict_dataloader():
+    *loaders, true = data.predict_dataloader()
+    asked = {key: tokenizer.decode(ids[mask.bool()]) for batch in true for ids, mask, key in zip(*batch, strict=True)}
+    assert asked.keys() == {question_id(place, 0) for place in rows}
+    for loader in loaders:
         found = {}
         for batch in loader:
             for ids, mask, key in zip(batch.input_ids, batch.attention_mask, batch.row_ids, strict=True):
@@ -84,4 +87,19 @@ def test_questions_go_to_the_judge_with_their_passages(asking, tokenizer, tmp_pa
             assert ids == encoder.qa(rows[place]["context"], f"Who is it, {number}?")
     answered = [key for batch in list(data.predict_dataloader()[0])[:2] for key in batch.row_ids]
     ResponseLog(tmp_path / "answers" / "rast.jsonl").append([{"id": key, "answer": ""} for key in answered])
-    assert [len(list(loader)) for loader in data.predict_dataloader()] == [2, 4]
+    assert [len(list(loader)) for loader in data.predict_dataloader()] == [2, 4, 2]
+
+
+def test_questions_go_to_a_language_model_alone(asking, tokenizer, tmp_path):
+    for name in METHODS:
+        asking().log_of(name).append([asked_row(row) for row in ROWS[:3]] + [asked_row(ROWS[3]) | {"reference": None}])
+    data = AskedTextsDataModule(str(tmp_path / "questions"), tokenizer, methods=METHODS, folder=tmp_path / "likely")
+    data.setup("predict")
+    assert data.methods == [*METHODS, REFERENCE]
+    first, _, true = (next(iter(loader)) for loader in data.predict_dataloader())
+    assert len(first.row_ids) == 8
+    assert sorted(true.row_ids) == sorted(question_id(row["id"], 0) for row in ROWS[:3])
+    questions = {question_id(row["id"], 0): row["question"] for row in ROWS}
+    for ids, mask, key in zip(true.input_ids, true.response_mask, true.row_ids, strict=True):
+        assert ids[0] == tokenizer.eos_token_id
+        assert ids[mask].tolist() == tokenizer(questions[key], add_special_tokens=False)["input_ids"]

@@ -30,6 +30,7 @@ def made(count: int, number: int = 3, seed: int = 0) -> list[Asked]:
                 ["", *("Who [MASK] ?" for _ in questions[1:])],
                 row["answer"],
                 [rng.choice([row["answer"], "1875", "Mill Lane"]) for _ in questions],
+                [(-rng.random(), rng.randint(1, 9)) for _ in questions],
             )
         )
     return inputs
@@ -56,6 +57,8 @@ def naive(inputs: list[Asked]) -> dict[str, float]:
         "self_bleu": sum(self_bleu) / len(self_bleu),
         "qa_em": 100 * sum(em) / len(em),
         "qa_f1": 100 * sum(f1) / len(f1),
+        "nll": -sum(logp for one in inputs for logp, _ in one.likelihoods)
+        / sum(tokens for one in inputs for _, tokens in one.likelihoods),
     }
     return found | {"overall": found["top1_bleu"] * found["oracle_bleu"] / found["pairwise_bleu"]}
 
@@ -107,10 +110,11 @@ def test_inputs_with_fewer_questions_than_others_are_no_error():
 
 
 def test_without_answers_or_templates_there_are_no_such_numbers():
-    bare = [asked._replace(answered=(), templates=()) for asked in made(5)]
+    bare = [asked._replace(answered=(), templates=(), likelihoods=()) for asked in made(5)]
     found = question_metrics(bare, samples=20)
     assert math.isnan(found["qa_em"])
     assert math.isnan(found["qa_f1"])
+    assert math.isnan(found["nll"])
     assert found["template_adherence"] == 0
 
 
@@ -134,7 +138,14 @@ def test_five_hundred_inputs_take_seconds():
 
 
 @pytest.mark.parametrize(
-    "change", [{"questions": ()}, {"scores": (1.0,)}, {"templates": ("",)}, {"answered": ("1875",)}]
+    "change",
+    [
+        {"questions": ()},
+        {"scores": (1.0,)},
+        {"templates": ("",)},
+        {"answered": ("1875",)},
+        {"likelihoods": ((-1.0, 3),)},
+    ],
 )
 def test_lists_of_unequal_lengths_are_refused(change):
     with pytest.raises(ValueError, match="an input needs questions"):

@@ -50,7 +50,6 @@ def asking(words_tokenizer, folders):
             "encoder": WordEncoder(words_tokenizer),
             "template_of": template_of,
             "rewards": {"consistency": consistency, "diversity": Diversity(template_words)},
-            "reward_weights": {"consistency": 1.0, "diversity": 0.1},
             "qa": folders["qa"],
             "questions": COUNT,
             "max_new_tokens": 6,
@@ -156,8 +155,7 @@ def test_without_a_vanilla_generator_nothing_annotated_is_looked_at(asking, ques
     [
         ({"questions": 0}, "0 questions"),
         ({"qa": None}, "asks a QA model"),
-        ({"reward_weights": {"consistency": 1.0}}, "same names"),
-        ({"reward_weights": {"consistency": 1.0, "diversity": -1.0}}, "must not be negative"),
+        ({"rewards": {}}, "must have the same names, and some"),
     ],
 )
 def test_settings_that_do_not_fit(asking, settings, said):
