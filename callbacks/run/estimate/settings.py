@@ -28,7 +28,7 @@ class Settings:
     gbps: float | None = None
     memory_gib: float | None = None
     allocator_slack: float | None = None
-    process_gib: float = 0.6
+    process_gib: float = 0.53
     sample_rows: int = 1000
     rows: int = 10000
     prompt_tokens: int = 256
