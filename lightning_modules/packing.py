@@ -58,7 +58,7 @@ class Packing:
         if isinstance(batch, TokenBatch):
             return batch, {"attention_mask": batch.attention_mask}
         if model not in self._choices:
-            self._choices[model] = self._choose(model)
+            self._choices[model] = self.choose(model)
         choice = self._choices[model]
         if not choice.reads(batch):
             if choice.attention is not None:
@@ -85,14 +85,19 @@ class Packing:
         if model in self._own:
             _set_attention(model, self._own[model])
 
-    def _choose(self, model: PreTrainedModel) -> Choice:
+    def choose(self, model: PreTrainedModel) -> Choice:
+        """Try the attentions that the setting allows, and take the first that reads packed rows right.
+
+        Raises:
+            WrongInput: FlexAttention was asked for without CUDA.
+        """
         if self.setting == "off":
             return Choice(None, 0)
         own = self._own[model] = str(model.config._attn_implementation)
         cuda = model.device.type == "cuda"
         if self.setting == "flex" and not cuda:
             raise WrongInput("FlexAttention trains on CUDA only", "packing", "set auto, or sdpa")
-        flex = cuda and self.setting in ("auto", "flex") and not _attention_dropout(model)  # which flex does not have
+        flex = cuda and self.setting in ("auto", "flex") and not attention_dropout(model)  # which flex does not have
         candidates = [FLEX] if flex else []
         if self.setting in ("auto", "sdpa"):
             candidates += [BLOCKS] if own != "eager" else []
@@ -100,7 +105,7 @@ class Packing:
         for attention in candidates:
             if _reads_packed_rows(model, attention):
                 self._tell(model, f"packed, attention: {attention}")
-                return Choice(attention, _window(model))
+                return Choice(attention, window_of(model))
             _set_attention(model, own)
         self._tell(model, "padded: this family does not read packed rows right")
         return Choice(None, 0)
@@ -135,12 +140,13 @@ def _set_attention(model: PreTrainedModel, attention: str) -> None:
         model.set_attn_implementation(attention)
 
 
-def _attention_dropout(model: PreTrainedModel) -> float:
+def attention_dropout(model: PreTrainedModel) -> float:
+    """Of a family's config."""
     config = model.config.get_text_config()
     return max(float(getattr(config, name, 0.0) or 0.0) for name in ("attention_dropout", "attn_pdrop"))
 
 
-def _window(model: PreTrainedModel) -> float:
+def window_of(model: PreTrainedModel) -> float:
     """Tokens of the shortest sliding window or chunk among the layers."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)

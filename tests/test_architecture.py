@@ -18,6 +18,7 @@ PURE = {
     "lightning_modules/rast/rewards.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
     **{f"callbacks/run/estimate/{name}.py": {"torch", "callbacks.run.estimate"} for name in ESTIMATE},
+    "callbacks/run/estimate/packed.py": {"callbacks.run.estimate", "datamodules.packing"},
     "datamodules/collate.py": {"torch", "numpy", "datamodules.batches"},
     "datamodules/packing.py": {"torch", "datamodules.batches"},
     "datamodules/batches.py": {"torch"},

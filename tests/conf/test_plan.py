@@ -53,12 +53,21 @@ def test_what_it_says_is_the_data_s_and_the_models(planned, model_folder, tokeni
     assert scores["parameters"] == {"reference": count, "teacher": count}
     assert dadpo["moments"]["forward"]["optimizer"] == 2 * 4 * count
     assert dadpo["disk"] == (2 * 3 + 1) * 4 * count
+    turns = [
+        [row["prompt"], [*row["prompt"], *row["chosen"]], [*row["prompt"], *row["rejected"]]] for row in (GOOD, GOOD2)
+    ]
     lengths = [
-        len(tokenizer.apply_chat_template([*row["prompt"], *row[side]], tokenize=True)["input_ids"]) - 1
-        for row in (GOOD, GOOD2)
-        for side in ("chosen", "rejected")
-    ]  # but for the line break behind the end of the turn
-    assert scores["cost"]["filled"] == 2 * sum(lengths)
+        [
+            len(tokenizer.apply_chat_template(said, tokenize=True, add_generation_prompt=said is row[0])["input_ids"])
+            for said in row
+        ]
+        for row in turns
+    ]
+    # each prompt once; but for the line break behind the end of a turn
+    needed = sum(chosen - 1 + rejected - 1 - prompt for prompt, chosen, rejected in lengths)
+    assert scores["cost"]["filled"] == scores["cost"]["tokens"] == 2 * needed
+    alone = planned("batch_size=2", "packing=off")["stages"]["scores"]["cost"]["filled"]
+    assert alone == 2 * sum(chosen - 1 + rejected - 1 for _, chosen, rejected in lengths)
     assert scores["hours"] == pytest.approx(
         scores["cost"]["flops"] / (0.1e12 * found["settings"]["utilisation"]) / 3600
     )
@@ -91,7 +100,7 @@ def _numbered(i):
 
 def test_the_mend_does_mend(planned):
     rows = [_numbered(i) for i in range(64)]
-    tight = ["batch_size=64", "gradient_checkpointing=false", "plan_memory_gib=0.56"]
+    tight = ["batch_size=64", "gradient_checkpointing=false", "plan_memory_gib=0.545"]
     found = planned(*tight, rows=rows)["stages"]["dadpo"]
     assert found["fits"] is False
     settings = [word for word in found["mend"].split() if word.startswith(("batch_size=", "gradient_checkpointing="))]

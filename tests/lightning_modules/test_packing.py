@@ -234,9 +234,9 @@ def test_attention_dropout_trains_in_blocks_and_not_with_flex(model_folder):
     packing = Packing()
     first, second = (response_logps(model, packed_pairs(), packing=packing) for _ in range(2))
     assert not torch.allclose(first, second)
-    assert packing_file._attention_dropout(model) == 0.5
-    assert packing_file._attention_dropout(model_of(model_folder)) == 0
-    assert packing_file._attention_dropout(model_of(model_folder, "gpt2")) == 0.1
+    assert packing_file.attention_dropout(model) == 0.5
+    assert packing_file.attention_dropout(model_of(model_folder)) == 0
+    assert packing_file.attention_dropout(model_of(model_folder, "gpt2")) == 0.1
 
 
 def test_off_is_padded_and_says_nothing(model_folder, caplog):

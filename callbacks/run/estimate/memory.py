@@ -10,6 +10,10 @@ them, without dropout:
   repeated for the heads that share them, and the mask is kept as numbers, a layer and row L²;
 - a gated feed-forward keeps both branches and the activation (3f), a plain one its input (f).
 
+In packed rows (``lightning_modules/packed_attention.py``) attention in blocks keeps queries, and keys and values
+repeated (3q); its results before and after they are joined (q more); and for each response but a prompt's first keys
+and values of prompt and response, laid out anew (2q of those tokens). Masks are made once for all layers.
+
 ``tests/callbacks/run/estimate/test_memory.py`` holds it against what autograd says that it has kept.
 """
 
@@ -47,6 +51,12 @@ class Batch(NamedTuple):
     """Response tokens of all rows."""
     padded: bool = True
     """Rows differ in length, so that attention takes a mask."""
+    packed: str | None = None
+    """Which attention reads packed rows: ``blocks``, ``flex``, or ``dense`` with one prompt a row; None: none does."""
+    copied: int = 0
+    """Blocks: tokens of the responses but a prompt's first, each with its prompt's."""
+    masked: int = 0
+    """Blocks: numbers of the masks."""
 
     @property
     def tokens(self) -> int:
@@ -60,24 +70,33 @@ def layer_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
     reads = (
         (copies + (2 if shape.gated and precision.autocast else 1)) * shape.hidden + shape.query + shape.intermediate
     )
-    attended = 3 * shape.query if batch.padded or shape.eager else shape.query + 2 * shape.key_value
     between = (3 if shape.gated else 1) * shape.intermediate
     wide = precision.weights
     norms = (FLOAT + max(wide, narrow)) * shape.norms + wide * shape.norms_fused + FLOAT * shape.norm_rows
-    token = norms + narrow * (reads + attended + between) + (0 if shape.eager else FLOAT * shape.heads)
+    token = norms + narrow * (reads + between) + (0 if shape.eager else FLOAT * shape.heads)
     square = float(batch.rows * batch.length**2)
     if shape.eager:  # softmax in float32, its narrow copy, and the tanh of a soft cap
         kept = shape.heads * (FLOAT + (narrow if narrow < FLOAT else 0) + (narrow if shape.softcap else 0))
     else:
-        kept = narrow if batch.padded else 0
-    return batch.tokens * token + square * kept
+        kept = narrow if batch.padded and batch.packed is None else 0
+    return batch.tokens * token + narrow * _attended(shape, batch) + square * kept
+
+
+def _attended(shape: ModelShape, batch: Batch) -> float:
+    """Numbers of queries, keys, values and, in blocks, results that a layer keeps."""
+    if batch.packed == "blocks":
+        return 4.0 * shape.query * batch.tokens + 2.0 * shape.query * batch.copied
+    repeated = (batch.padded and batch.packed != "flex") or shape.eager
+    return float(batch.tokens) * (3 * shape.query if repeated else shape.query + 2 * shape.key_value)
 
 
 def around_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
     """What is kept outside the layers: the last norm's, the states of response tokens, mask and ids."""
     norm = batch.tokens * shape.hidden * (FLOAT + max(precision.weights, precision.products))
     states = batch.predicted * shape.hidden * precision.products
-    mask = batch.rows * batch.length**2 if batch.padded else 0
+    mask = float(batch.rows * batch.length**2 if batch.padded and batch.packed in (None, "dense") else 0)
+    if batch.packed is not None:
+        mask = mask * precision.products + batch.masked * precision.products + 8 * 3 * batch.predicted
     return norm + states + mask + 8 * 3 * batch.tokens
 
 
@@ -95,10 +114,13 @@ def passing_bytes(shape: ModelShape, batch: Batch, narrow: int) -> float:
     """
     wide_part = 2 * shape.hidden * max(narrow, 2)
     feed_forward = (3 if shape.gated else 2) * shape.intermediate
-    attention = 4 * shape.query + 2 * shape.key_value
+    attention = float(batch.tokens * (4 * shape.query + 2 * shape.key_value))
+    if batch.packed == "blocks":  # queries, keys and values, these two repeated, and the results, joined and not
+        attention = batch.tokens * (5.0 * shape.query + 2 * shape.key_value) + 2.0 * shape.query * batch.copied
     scores = (2 * FLOAT * shape.heads if shape.eager else narrow) if batch.padded or shape.eager else 0
-    square = batch.rows * batch.length**2 * (scores + 1)
-    return batch.tokens * (wide_part + narrow * max(feed_forward, attention)) + square
+    square = 0 if batch.packed in ("blocks", "flex") else batch.rows * batch.length**2 * (scores + 1)
+    inside = max(float(batch.tokens * feed_forward), attention) + batch.masked
+    return batch.tokens * wide_part + narrow * inside + square
 
 
 def chunk_bytes(predicted: int, vocabulary: int, cuda: bool) -> float:

@@ -25,11 +25,24 @@ Held = dict[str, float]
 Moments = dict[str, Held]
 
 
+class Reading(NamedTuple):
+    """How a model reads packed rows."""
+
+    attention: str | None = None
+    """``blocks``, ``flex`` or ``dense`` (see ``Batch.packed``); None: rows are padded."""
+    window: float = float("inf")
+    """Tokens of the longest sequence that it reads packed."""
+
+
+PADDED = Reading()
+
+
 class Frozen(NamedTuple):
     """A model without gradients."""
 
     shape: ModelShape
     bytes_a_weight: int
+    reading: Reading = PADDED
 
     @property
     def weights(self) -> float:
@@ -52,6 +65,7 @@ class Policy(NamedTuple):
     cuda: bool
     replicated: bool = False
     """Several processes, whose gradients meet in buckets as large as the weights."""
+    reading: Reading = PADDED
 
     @property
     def weights(self) -> float:
@@ -69,18 +83,19 @@ class Policy(NamedTuple):
         return self.weights + self.states
 
 
-def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()) -> Moments:
+def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen, Batch]] = ()) -> Moments:
     """Moments of a training step after the first, and of a checkpoint.
 
     Gradients of the step before are there until the backward pass begins (Lightning sets them free just then), or, with
-    accumulation, all along. Autocast keeps narrow copies of the weights while it is on.
+    accumulation, all along. Autocast keeps narrow copies of the weights while it is on. Each frozen model comes with
+    the batch as it reads it.
     """
     shape, precision = policy.shape, policy.precision
     always: Held = {"weights": policy.weights, "optimizer": policy.states}
     if policy.replicated:
         always["gradient buckets"] = policy.weights
     if frozen:
-        always["frozen weights"] = sum(model.weights for model in frozen)
+        always["frozen weights"] = sum(model.weights for model, _ in frozen)
     gradients: Held = {"gradients": policy.weights}
     kept: Held = {"activations": activation_bytes(shape, batch, precision, policy.checkpointing)}
     if precision.autocast:
@@ -89,9 +104,9 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[Frozen] = ()
     few = kept_logit_bytes(batch.predicted, policy.vocabulary, policy.cuda)  # until the head's backward pass is over
     moments = {"forward": always | gradients | kept | {"logits": few or 2 * chunk}}
     if frozen:
-        passing = max(passing_bytes(m.shape, batch, m.bytes_a_weight) for m in frozen)
-        cast = max(head_cast_bytes(m.shape, policy.vocabulary, m.bytes_a_weight, policy.cuda) for m in frozen)
-        states = max(FLOAT * batch.tokens * m.shape.hidden for m in frozen)
+        passing = max(passing_bytes(m.shape, read, m.bytes_a_weight) for m, read in frozen)
+        cast = max(head_cast_bytes(m.shape, policy.vocabulary, m.bytes_a_weight, policy.cuda) for m, _ in frozen)
+        states = max(FLOAT * read.tokens * m.shape.hidden for m, read in frozen)
         held = {"frozen forward": max(passing, states + cast + 2 * chunk)}
         moments["frozen models' forward"] = always | gradients | kept | held
     moments["backward of the head"] = (
@@ -136,10 +151,10 @@ def _step_bytes(policy: Policy) -> float:
     return float(at_once * policy.precision.weights)
 
 
-def scoring_moments(models: Mapping[str, Frozen], batch: Batch, vocabulary: int, cuda: bool) -> Moments:
-    """One forward pass of each model, one in memory at a time."""
+def scoring_moments(models: Mapping[str, tuple[Frozen, Batch]], vocabulary: int, cuda: bool) -> Moments:
+    """One forward pass of each model, one in memory at a time, over the batch as it reads it."""
     moments = {}
-    for name, model in models.items():
+    for name, (model, batch) in models.items():
         states = FLOAT * batch.tokens * model.shape.hidden
         chunk = 2 * chunk_bytes(batch.predicted, vocabulary, cuda)
         cast = head_cast_bytes(model.shape, vocabulary, model.bytes_a_weight, cuda)

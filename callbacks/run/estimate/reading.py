@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from callbacks.run.estimate.moments import Reading
 from callbacks.run.estimate.settings import Settings
 from callbacks.run.estimate.shape import ModelShape, shape_of
 from callbacks.run.plan import stage_config
@@ -26,6 +27,8 @@ FILES = (*JSON_SUFFIXES, ".parquet")
 
 Skeleton = Callable[..., nn.Module]
 """``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
+ReadsPacked = Callable[..., tuple[str | None, float]]
+"""``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
 
 
 class Lengths(NamedTuple):
@@ -50,10 +53,12 @@ class Reader:
         config: The composed config.
         settings: What is assumed where there is nothing to read.
         skeleton: Makes models without weights.
+        reads_packed: Tells how they read packed rows.
     """
 
-    def __init__(self, config: DictConfig, settings: Settings, skeleton: Skeleton):
-        self.config, self.settings, self.skeleton = config, settings, skeleton
+    def __init__(self, config: DictConfig, settings: Settings, skeleton: Skeleton, reads_packed: ReadsPacked):
+        self.config, self.settings, self.skeleton, self.reads_packed = config, settings, skeleton, reads_packed
+        self._readings: dict[str, Reading] = {}
         self._shapes: dict[str, ModelShape] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._rows: dict[str, Rows] = {}
@@ -88,6 +93,16 @@ class Reader:
                     f"no plan can be made of it: {error}", where, "choose one (Llama's, Qwen's, …)"
                 ) from error
         return self._shapes[key]
+
+    def reading(self, source: Any, tokenizer: PreTrainedTokenizerBase, packing: str, cuda: bool) -> Reading:
+        """How a model reads packed rows; see ``shape``."""
+        if isinstance(source, str) and (stage := self.maker(source)):
+            module = self.stage(stage)["module"]
+            return self.reading(module.get("student", module.get("model")), tokenizer, packing, cuda)
+        key = repr((source, packing, cuda))
+        if key not in self._readings:
+            self._readings[key] = Reading(*self.reads_packed(self.skeleton(source, tokenizer), packing, cuda))
+        return self._readings[key]
 
     def rows(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
         """Lengths of a source's rows; of a file that a stage will write, of the rows that this stage reads."""

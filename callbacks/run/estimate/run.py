@@ -76,9 +76,9 @@ def plan_of(config: DictConfig, settings: Settings | None = None, rates: Rates |
         WrongInput: No stage works with a model, or what the stages need is not there.
     """
     parts: Any = OmegaConf.to_container(config.estimate, resolve=True)
-    skeleton = hydra.utils.instantiate(parts.pop("skeleton"))
+    skeleton, reads_packed = (hydra.utils.instantiate(parts.pop(name)) for name in ("skeleton", "reads_packed"))
     settings = settings or Settings(**parts)
-    reader = Reader(config, settings, skeleton)
+    reader = Reader(config, settings, skeleton, reads_packed)
     trainer = reader.stage(config.stages[0])["trainer"]
     machine = machine_of(trainer, settings)
     found = {name: work_of(reader, name, machine.cuda) for name in config.stages}
@@ -147,7 +147,7 @@ def _disk(work: Work, cost: Cost) -> float:
         return 2 * work.policy.checkpoint + work.policy.weights
     if work.kind == "sampling":
         return TEXT_BYTES * work.count * len(work.models) * float(work.new[0])
-    return float(SCORE_BYTES * work.count * len(work.models)) if work.kind == "scoring" else 0.0
+    return float(SCORE_BYTES * work.count * work.sharing * len(work.models)) if work.kind == "scoring" else 0.0
 
 
 def _hours(work: Work, cost: Cost, rates: Rates, machine: Machine, settings: Settings) -> float | None:

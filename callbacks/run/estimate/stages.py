@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from callbacks.run.estimate.answers import answered, max_new
 from callbacks.run.estimate.memory import Precision
-from callbacks.run.estimate.moments import Frozen, Policy
+from callbacks.run.estimate.moments import Frozen, Policy, Reading
 from callbacks.run.estimate.reading import Lengths, Reader, Rows
 from callbacks.run.estimate.tokens import Sequences
 from callbacks.run.estimate.work import Work
@@ -53,7 +53,7 @@ def _preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     frozen = {}
     if module.get("mode") == "live":
         names = {"reference": module.get("reference") or module["student"], "teacher": module["teacher"]}
-        frozen = _frozen(reader, stage, names, module.get("frozen_dtype") or module["dtype"])
+        frozen = _frozen(reader, stage, names, module.get("frozen_dtype") or module["dtype"], cuda)
     return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
 
 
@@ -82,6 +82,7 @@ def _training(
         optimizer_states=_states(module.get("optimizer") or {}),
         cuda=cuda,
         replicated=devices != 1,
+        reading=_reading(reader, stage, module.get("student", module.get("model")), cuda),
     )
     steps = trainer.get("max_steps", -1)
     epochs = trainer.get("max_epochs") or 1
@@ -99,6 +100,9 @@ def _training(
         held_out=held_out if held_out_count else [],
         held_out_count=held_out_count,
         longest=known.longest,
+        packing=_packs(stage),
+        token_budget=data.get("token_budget"),
+        sort_window=data.get("sort_window", 1),
     )
     return Planned(work, (*rows.assumed, *known.assumed))
 
@@ -108,10 +112,24 @@ def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     tokenizer = reader.tokenizer(module["tokenizer"])
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
     known = answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
-    single = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
-    batch_size = data.get("score_batch_size", data["batch_size"])
-    models = _frozen(reader, stage, module["models"], module["dtype"])
-    work = Work("scoring", models, single, 2 * rows.count, batch_size, len(tokenizer), cuda, longest=known.longest)
+    models = _frozen(reader, stage, module["models"], module["dtype"], cuda)
+    packs, count, sequences = _packs(stage), rows.count, known.rows
+    if not packs:
+        count = 2 * rows.count
+        sequences = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
+    work = Work(
+        "scoring",
+        models,
+        sequences,
+        count,
+        data.get("score_batch_size", data["batch_size"]),
+        len(tokenizer),
+        cuda,
+        longest=known.longest,
+        packing=packs,
+        token_budget=data.get("token_budget"),
+        sharing=2 if packs else 1,
+    )
     return Planned(work, (*rows.assumed, *known.assumed))
 
 
@@ -122,7 +140,7 @@ def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     rows = reader.rows(asked["datamodule"]["data"], tokenizer, data["max_length"])
     plain = Rows([Lengths(row.prompt, {}) for row in rows.lengths], rows.count, rows.assumed)
     known = answered(reader, None, plain, (data["author"],), data["max_length"], asked)
-    models = _frozen(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"])
+    models = _frozen(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"], cuda)
     work = Work(
         "divergence",
         models,
@@ -149,7 +167,7 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
     mean = min(reader.settings.response_tokens or max(1, most // 2), most)
     work = Work(
         "sampling",
-        _frozen(reader, stage, asked, module["dtype"]),
+        _frozen(reader, stage, asked, module["dtype"], cuda),
         [Sequences(row.prompt, (mean,)) for row in rows.lengths],
         rows.count,
         data["batch_size"],
@@ -169,9 +187,26 @@ KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
 }
 
 
-def _frozen(reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str) -> dict[str, Frozen]:
+def _frozen(
+    reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str, cuda: bool
+) -> dict[str, Frozen]:
     tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
-    return {name: Frozen(reader.shape(source, tokenizer), BYTES[dtype]) for name, source in models.items()}
+    return {
+        name: Frozen(reader.shape(source, tokenizer), BYTES[dtype], _reading(reader, stage, source, cuda))
+        for name, source in models.items()
+    }
+
+
+def _packs(stage: Mapping[str, Any]) -> bool:
+    """Whether the stage's batches come packed: they do where its datamodule packs pairs and was not told otherwise."""
+    return stage["datamodule"].get("packing", "off") != "off"
+
+
+def _reading(reader: Reader, stage: Mapping[str, Any], source: Any, cuda: bool) -> Reading:
+    if not _packs(stage):
+        return Reading()
+    tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
+    return reader.reading(source, tokenizer, stage["module"].get("packing", "auto"), cuda)
 
 
 def _precision(dtype: str, trained: str) -> Precision:

@@ -1,7 +1,4 @@
-"""From lengths of rows to what a stage reads, padding included.  Pure.
-
-``padded`` is the one place that knows how sequences lie in a batch.
-"""
+"""From lengths of rows to what a stage reads in padded rows, padding included.  Pure.  Packed rows: ``packed.py``."""
 
 import random
 from collections.abc import Sequence
@@ -24,6 +21,11 @@ class Sequences(NamedTuple):
         """Tokens of the longest sequence."""
         return self.prompt + max(self.responses)
 
+    @property
+    def tokens(self) -> int:
+        """Of the prompt, once, and all responses."""
+        return self.prompt + sum(self.responses)
+
 
 class Reads(NamedTuple):
     """One pass over the rows."""
@@ -35,11 +37,11 @@ class Reads(NamedTuple):
     filled: float
     """Without it."""
     scores: float
-    """Σ L² over sequences of padded length L."""
+    """Pairs of query and key: Σ L² over sequences of padded length L."""
     predicted: float
     """Response tokens."""
     largest: Batch
-    """The largest micro-batch: the longest row pads all."""
+    """The largest micro-batch; padded: the longest row pads all."""
 
     def times(self, factor: float) -> "Reads":
         """So many passes, or such a share of one."""
@@ -47,7 +49,9 @@ class Reads(NamedTuple):
         return Reads(rows, batches, tokens, filled, scores, predicted, self.largest)
 
 
-def padded(rows: Sequence[Sequences], count: int, batch_size: int, *, by_length: bool = False) -> Reads:
+def padded(
+    rows: Sequence[Sequences], count: int, batch_size: int, *, by_length: bool = False, window: int = 1
+) -> Reads:
     """What it takes to read ``count`` rows like these in batches that are padded to their longest sequence.
 
     Args:
@@ -55,12 +59,17 @@ def padded(rows: Sequence[Sequences], count: int, batch_size: int, *, by_length:
         count: How many there are.
         batch_size: Rows a batch.
         by_length: Batches are of rows of like length, as when scoring; else of a random order.
+        window: Batches whose rows are sorted by length among them.
     """
     order = list(rows)
     random.Random(SEED).shuffle(order)
+    batch_size = min(batch_size, count)
     if by_length:
         order.sort(key=lambda row: -row.longest)
-    batch_size = min(batch_size, count)
+    elif window > 1:
+        size = window * batch_size
+        pieces = [order[start : start + size] for start in range(0, len(order), size)]
+        order = [row for piece in pieces for row in sorted(piece, key=lambda row: row.tokens)]
     # A sample in batches of the same size has the same padding only if rows are not more alike than in all of them.
     groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     tokens = scores = 0.0

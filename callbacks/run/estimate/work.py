@@ -5,14 +5,17 @@ from typing import NamedTuple
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
 from callbacks.run.estimate.memory import Batch, cache_bytes, kept_logit_bytes, layer_bytes, passing_bytes
 from callbacks.run.estimate.moments import (
+    PADDED,
     Frozen,
     Moments,
     Policy,
+    Reading,
     divergence_moments,
     sampling_moments,
     scoring_moments,
     training_moments,
 )
+from callbacks.run.estimate.packed import packed
 from callbacks.run.estimate.tokens import Reads, Sequences, padded
 
 
@@ -41,6 +44,19 @@ class Work(NamedTuple):
     """What sets ``batch_size`` on the command line."""
     longest: int | None = None
     """Tokens that a sequence may have; None: the rows are known."""
+    packing: bool = False
+    """Batches come packed; each model reads them as it can."""
+    token_budget: int | None = None
+    """Tokens a packed row; None: one row a batch."""
+    sort_window: int = 1
+    """Batches whose rows are sorted by length among them."""
+    sharing: int = 1
+    """Of ``batch_size``, how many are of one row: it may count responses."""
+
+    @property
+    def rows_a_batch(self) -> int:
+        """Rows a batch."""
+        return max(1, self.batch_size // self.sharing)
 
 
 class Cost(NamedTuple):
@@ -60,71 +76,82 @@ def moments_of(work: Work) -> Moments:
     if work.kind == "sampling":
         longest = max(row.prompt for row in work.rows)
         return sampling_moments(work.models, min(work.batch_size, work.count), longest, work.new[1], work.cuda)
-    largest = largest_batch(work)
+    frozen = {name: (model, largest_batch(work, model.reading)) for name, model in work.models.items()}
     if work.policy is not None:
-        return training_moments(work.policy, largest, list(work.models.values()))
+        return training_moments(work.policy, largest_batch(work, work.policy.reading), list(frozen.values()))
     if work.kind == "divergence":
         students = {name: model for name, model in work.models.items() if name != work.teacher}
-        return divergence_moments(work.models[work.teacher], students, largest, work.vocabulary, work.cuda)
-    return scoring_moments(work.models, largest, work.vocabulary, work.cuda)
+        return divergence_moments(work.models[work.teacher], students, largest_batch(work), work.vocabulary, work.cuda)
+    return scoring_moments(frozen, work.vocabulary, work.cuda)
 
 
 def passing_through(work: Work) -> float:
     """Bytes that pass through the allocator's hands in a step: a layer's activations times the layers, kept or not."""
-    if work.policy is not None:
-        return work.policy.shape.layers * layer_bytes(work.policy.shape, largest_batch(work), work.policy.precision)
+    if (policy := work.policy) is not None:
+        return policy.shape.layers * layer_bytes(policy.shape, largest_batch(work, policy.reading), policy.precision)
     if work.kind == "sampling":
-        batch = Batch(min(work.batch_size, work.count), max(row.prompt for row in work.rows), 0)
-    else:
-        batch = largest_batch(work)
-    return max(passing_bytes(model.shape, batch, model.bytes_a_weight) for model in work.models.values())
+        prompts = Batch(min(work.batch_size, work.count), max(row.prompt for row in work.rows), 0)
+        return max(passing_bytes(model.shape, prompts, model.bytes_a_weight) for model in work.models.values())
+    return max(
+        passing_bytes(model.shape, largest_batch(work, model.reading), model.bytes_a_weight)
+        for model in work.models.values()
+    )
 
 
-def largest_batch(work: Work) -> Batch:
+def largest_batch(work: Work, reading: Reading = PADDED) -> Batch:
     """The micro-batch that needs most; of answers still to be sampled, as long as they may become."""
-    largest = reads_of(work).largest
     if work.longest is None:
-        return largest
+        return reads_of(work, reading).largest
+    if work.packing:
+        most = [Sequences(row.prompt, (work.longest - row.prompt,) * len(row.responses)) for row in work.rows]
+        return reads_of(work._replace(rows=most), reading).largest
+    largest = reads_of(work, reading).largest
     shortest = min(row.prompt for row in work.rows)
     return largest._replace(length=work.longest, predicted=largest.rows * (work.longest - shortest), padded=True)
 
 
-def reads_of(work: Work) -> Reads:
-    """One pass over the stage's rows."""
-    return padded(work.rows, work.count, work.batch_size, by_length=work.kind == "scoring")
+def reads_of(work: Work, reading: Reading = PADDED, *, held_out: bool = False) -> Reads:
+    """One pass over the stage's rows, or over those that it holds out, as a model reads them."""
+    rows, count = (work.held_out, work.held_out_count) if held_out else (work.rows, work.count)
+    by_length, window = work.kind == "scoring", 1 if held_out else work.sort_window
+    if not work.packing:
+        return padded(rows, count, work.rows_a_batch, by_length=by_length, window=window)
+    budget = work.token_budget
+    return packed(rows, count, work.rows_a_batch, reading, token_budget=budget, by_length=by_length, window=window)
 
 
 def cost_of(work: Work) -> Cost:
     """Operations and tokens of the whole stage."""
     if work.kind == "sampling":
         return _sampling_cost(work)
-    reads = reads_of(work)
     if work.policy is not None:
-        return _training_cost(work, reads.times(work.passes))
+        return _training_cost(work, work.policy)
     rounds = max(1, len(work.models) - 1) if work.kind == "divergence" else 1
-    flops = 0.0
+    tokens = filled = flops = 0.0
     for name, model in work.models.items():
-        times = rounds if name == work.teacher else 1
-        flops += times * frozen_flops(model.shape, reads.tokens, reads.scores, reads.predicted, work.vocabulary)
-    passes = 2 * rounds if work.kind == "divergence" else len(work.models)
-    return Cost(passes * reads.tokens, passes * reads.filled, flops, 0.0)
+        reads = reads_of(work, model.reading).times(rounds if name == work.teacher else 1)
+        tokens, filled = tokens + reads.tokens, filled + reads.filled
+        flops += frozen_flops(model.shape, reads.tokens, reads.scores, reads.predicted, work.vocabulary)
+    return Cost(tokens, filled, flops, 0.0)
 
 
-def _training_cost(work: Work, reads: Reads) -> Cost:
-    policy = work.policy
-    assert policy is not None
+def _training_cost(work: Work, policy: Policy) -> Cost:
+    reads = reads_of(work, policy.reading).times(work.passes)
     batches = max(1.0, work.passes * work.count / work.batch_size)
     kept = kept_logit_bytes(round(reads.predicted / batches), policy.vocabulary, policy.cuda) > 0
     flops = training_flops(
         policy.shape, reads.tokens, reads.scores, reads.predicted, policy.vocabulary, policy.checkpointing, kept
     )
-    checked = padded(work.held_out, work.held_out_count, work.batch_size).times(work.passes) if work.held_out else None
-    passes = [(reads, False), *([(checked, True)] if checked else [])]
-    for some, by_policy in passes:
-        shapes = [model.shape for model in work.models.values()] + ([policy.shape] if by_policy else [])
-        flops += sum(frozen_flops(s, some.tokens, some.scores, some.predicted, policy.vocabulary) for s in shapes)
     tokens, filled = reads.tokens, reads.filled
-    return Cost(tokens + (checked.tokens if checked else 0), filled + (checked.filled if checked else 0), flops, 0.0)
+    forward = [(model, False) for model in work.models.values()]
+    if work.held_out:
+        checked = reads_of(work, policy.reading, held_out=True).times(work.passes)
+        tokens, filled = tokens + checked.tokens, filled + checked.filled
+        forward += [(model, True) for model in (policy, *work.models.values())]
+    for model, held_out in forward:
+        seen = reads_of(work, model.reading, held_out=held_out).times(work.passes)
+        flops += frozen_flops(model.shape, seen.tokens, seen.scores, seen.predicted, policy.vocabulary)
+    return Cost(tokens, filled, flops, 0.0)
 
 
 def _sampling_cost(work: Work) -> Cost:

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
+from callbacks.run.estimate.moments import Reading
+from callbacks.run.estimate.packed import lay_out
 from callbacks.run.estimate.shape import shape_of
+from callbacks.run.estimate.tokens import Sequences
 from datamodules.collate import collate_responses
+from datamodules.packing import pack
 from lightning_modules.language_model import build_language_model, freeze
 from lightning_modules.scoring import response_logps
 
@@ -61,6 +66,21 @@ def test_scoring(family, tokenizer):
     model = freeze(built(family, tokenizer))
     seen = counted(lambda: response_logps(model, batch(), vocabulary=VOCABULARY))
     assert frozen_flops(shape_of(model), 3 * 12, 3 * 12**2, 13, VOCABULARY) == pytest.approx(seen, rel=5e-3)
+
+
+@pytest.mark.parametrize("token_budget", [None, 30])
+def test_scoring_packed_rows(token_budget, tokenizer):
+    model = freeze(build_language_model({**FIELDS, "model_type": "qwen2"}, tokenizer))
+    pairs = [(5, 7, 3), (3, 4, 9), (8, 2, 2)]
+    sides = [(i, [5] * pair[side]) for side in (1, 2) for i, pair in enumerate(pairs)]
+    batch = pack([[5] * pair[0] for pair in pairs], sides, ["pair"] * 6, 0, token_budget)
+    response_logps(model, batch)  # chooses its attention
+    with sdpa_kernel(SDPBackend.MATH):
+        seen = counted(lambda: response_logps(model, batch, vocabulary=VOCABULARY))
+    rows = [Sequences(prompt, responses) for prompt, *responses in pairs]
+    laid = lay_out(rows, Reading("blocks"), token_budget)
+    predicted = frozen_flops(shape_of(model), laid.batch.tokens, laid.scores, laid.batch.predicted, VOCABULARY)
+    assert predicted == pytest.approx(seen, rel=5e-3)
 
 
 def test_sampling(tokenizer):

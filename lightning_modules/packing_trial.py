@@ -1,0 +1,71 @@
+"""How a model would read packed rows, before any weights are there: tried on a small model of its family."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from datamodules.batches import PackingSetting
+from lightning_modules.language_model import build_language_model, build_skeleton
+from lightning_modules.packed_attention import BLOCKS
+from lightning_modules.packing import FLEX, Packing, attention_dropout, window_of
+
+SMALL: dict[str, int] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "vocab_size": 64,
+    "n_layer": 2,
+    "n_embd": 32,
+    "n_head": 4,
+}
+"""Sizes of the small model; those that its family has."""
+MOST_WEIGHTS = 10_000_000
+NAMES = {BLOCKS: "blocks", FLEX: "flex"}
+"""How a plan names them; a model's own attention is ``dense``: it takes a dense mask."""
+
+
+def planned_reading(skeleton: PreTrainedModel, packing: PackingSetting, cuda: bool) -> tuple[str | None, float]:
+    """The attention by which packed rows will be read, and the longest sequence that can be.
+
+    A small model of the same family, random and on the CPU, is put to ``Packing``'s own trial. A family that cannot be
+    made small is taken for one that passes it.
+
+    Args:
+        skeleton: A model without weights.
+        packing: The setting.
+        cuda: FlexAttention is for CUDA; without a GPU here it is taken to work where the family names it.
+
+    Returns:
+        ``blocks``, ``flex`` or ``dense``; None: rows will be padded. And the model's window in tokens.
+    """
+    if packing == "off":
+        return None, 0
+    window = window_of(skeleton)
+    wants_flex = cuda and packing in ("auto", "flex") and attention_dropout(skeleton) == 0
+    if wants_flex and getattr(skeleton, "_supports_flex_attn", False):
+        return "flex", window
+    own = str(skeleton.config._attn_implementation)
+    try:
+        choice = Packing("sdpa").choose(_small(skeleton))
+    except Exception:  # fields that only fit the model's own sizes
+        return "dense" if own == "eager" else "blocks", window
+    if choice.attention is None:
+        return None, 0
+    return NAMES.get(choice.attention, "dense"), window
+
+
+def _small(skeleton: PreTrainedModel) -> PreTrainedModel:
+    fields: dict[str, Any] = skeleton.config.get_text_config().to_dict()
+    shared = (fields.get("num_key_value_heads") or 0) != (fields.get("num_attention_heads") or 0)
+    fields |= {name: size for name, size in SMALL.items() if name in fields}
+    if "num_key_value_heads" in fields:
+        fields["num_key_value_heads"] = 2 if shared else fields["num_attention_heads"]
+    if fields.get("layer_types"):
+        fields["layer_types"] = fields["layer_types"][: SMALL["num_hidden_layers"]]
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        fields[name] = 0
+    if sum(p.numel() for p in build_skeleton(fields).parameters()) > MOST_WEIGHTS:
+        raise ValueError("its sizes go by other names")
+    return build_language_model(fields)
