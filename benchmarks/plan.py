@@ -230,7 +230,7 @@ def main() -> None:
             "nothing else is said; pairs in packed rows but with packing=off. Tiny models drown in the 10 to 20 MiB",
             "that a stage takes beside tensors. The first table's arithmetic has no constant chosen from a run. The",
             f"share that glibc's heap adds as it is, {SLACK['CPU']} of the activations, is the mean of six runs of",
-            "other models and batches (`--fit`), where it was 0.27 to 0.69: the second table's ratios show that spread.",
+            "other models and batches (`--fit`), where it was 0.27 to 0.69: the second table's ratios show it.",
             "On a GPU nothing of this has been measured: its formulae differ in the chunk of logits, the step's",
             "temporaries and the allocator's share. Nor has the utilisation of 0.5.",
             f"torch {torch.__version__}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}.",

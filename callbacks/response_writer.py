@@ -25,7 +25,7 @@ class Prompts(Protocol):
 
 
 class ResponseWriter(Callback):
-    """Appends each batch of responses to its model's log; in the end joins them to rows of TRL's formats.
+    """Appends responses to their model's log; in the end joins them to rows of TRL's formats.
 
     A row of the data set has the prompt, and for each model a field of its name (``completion``, or ``chosen`` and
     ``rejected``). Left out, and counted: rows with an unfinished response (training would learn to stop in the middle),
@@ -51,7 +51,11 @@ class ResponseWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Put the batch on disk."""
+        """Put the batch's responses on disk, each as soon as it is there."""
+        for responses in outputs:
+            self._write(trainer, responses)
+
+    def _write(self, trainer: Trainer, outputs: Any) -> None:
         data: Prompts = trainer.datamodule  # type: ignore[attr-defined]
         rows = [
             {"id": place, "prompt": data.prompts[place], "response": text, "response_tokens": tokens, "finished": done}

@@ -12,6 +12,9 @@ from torch import Tensor
 PackingSetting = Literal["auto", "sdpa", "flex", "off"]
 """Whether pairs come in packed rows, and with which attention they are read; see ``lightning_modules/packing.py``."""
 
+SamplerSetting = Literal["auto", "continuous", "batched"]
+"""How prompts are answered; see ``lightning_modules/sampling.py``."""
+
 
 class TokenBatch(NamedTuple):
     """Prompts with their responses, right-padded: what any sequence is trained or scored from."""
@@ -169,7 +172,7 @@ class PromptBatch(NamedTuple):
     row_ids: list[str]
     """N names that lead back to the data."""
     seed: int
-    """Of this batch's sampling: the same prompts get the same responses wherever a run was interrupted."""
+    """Of the sampling, together with a row's name: a prompt gets the same response in whatever batch it comes."""
 
 
 class LoadRequest(NamedTuple):

@@ -7,7 +7,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import PromptBatch
+from datamodules.batches import PromptBatch, SamplerSetting
 from datamodules.collate import collate_prompts
 from datamodules.digest import text_digest
 from datamodules.encoding import Prompt, encode_prompt, pad_id_of
@@ -17,12 +17,14 @@ from datamodules.resumable import open_batches
 from datamodules.rows import Row
 from datamodules.wrong_input import WrongInput
 
+MANY = 4096
+
 
 class PromptDataModule(LightningDataModule):
     """One ``predict`` loader a model, of the prompts that this model has not answered yet.
 
-    Batches are made of the same prompts with the same seed however often sampling is interrupted, so responses do not
-    depend on it.
+    A prompt that has its response on disk is not asked again, and responses depend on no batch, so an interruption
+    changes none and costs only those under way.
 
     Args:
         data: Rows with ``prompt``; other fields are kept.
@@ -30,7 +32,8 @@ class PromptDataModule(LightningDataModule):
         answering: Names of the models, in the order of the loaders.
         folder: Where ``NAME.jsonl`` holds each model's responses.
         skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data).
-        batch_size: Prompts a batch.
+        batch_size: Prompts a batch; of continuous batching, which needs no batches, thousands make one.
+        sampler: See ``SamplingModule``.
         max_length: Tokens of prompt and response.
         seed: Of the sampling.
     """
@@ -44,11 +47,13 @@ class PromptDataModule(LightningDataModule):
         folder: str | Path,
         skip_given: bool = False,
         batch_size: int = 64,
+        sampler: SamplerSetting = "auto",
         max_length: int = 2048,
         seed: int = 0,
     ):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may find its share done already
+        self.sampler = sampler
         self.data, self.tokenizer, self.answering, self.folder = data, tokenizer, list(answering), Path(folder)
         self.skip_given, self.batch_size, self.max_length, self.seed = skip_given, batch_size, max_length, seed
         self.rows: dict[str, Row] = {}
@@ -85,9 +90,19 @@ class PromptDataModule(LightningDataModule):
     def _batches(self, name: str) -> list[PromptBatch]:
         asked = [place for place, row in self.rows.items() if not self._is_given(row, name)]
         asked.sort(key=lambda place: len(self._ids[place]))  # stable: equal lengths keep the data's order
+        done = self.log_of(name).read().keys()
+        seed = int(text_digest(str(self.seed), name)[:8], 16)
         batches = []
-        for places in open_batches(self.trainer, asked, self.batch_size, self.log_of(name).read().keys()):
-            seed = int(text_digest(str(self.seed), name, *places)[:8], 16)
-            ids = [self._ids[place] for place in places]
-            batches.append(collate_prompts(ids, places, pad_id_of(self.tokenizer), seed))
+        for places in open_batches(self.trainer, asked, self._size(len(asked)), done):
+            left = [place for place in places if place not in done]
+            batches.append(collate_prompts([self._ids[place] for place in left], left, pad_id_of(self.tokenizer), seed))
         return batches
+
+    def _size(self, prompts: int) -> int:
+        """Prompts a batch: for the continuous sampler many, but so that no rank goes without."""
+        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        on_cuda = device is not None and device.type == "cuda"
+        if self.sampler == "continuous" or (self.sampler == "auto" and on_cuda):
+            ranks = 1 if self.trainer is None else self.trainer.world_size
+            return max(1, min(MANY, -(-prompts // ranks)))
+        return self.batch_size

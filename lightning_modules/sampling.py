@@ -1,17 +1,22 @@
-"""Sampling of responses, reproducible batch by batch."""
+"""Sampling of responses, reproducible answer by answer."""
 
+import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, get_args
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches import PromptBatch
+from datamodules.batches import PromptBatch, SamplerSetting
 from datamodules.wrong_input import WrongInput
+from lightning_modules.continuous_sampling import CannotBatch, Finished, continuous_answers
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.language_model import ModelSource, stop_token_ids
+from lightning_modules.token_draws import DrawEachRequest, DrawEachRow, TokenDraws, answer_key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         do_sample=how.temperature > 0,
         temperature=how.temperature or None,
         top_p=how.top_p,
-        top_k=how.top_k,
+        top_k=how.top_k if how.temperature > 0 else None,
         max_new_tokens=how.max_new_tokens,
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
@@ -56,8 +61,21 @@ def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     )
 
 
+def check_sampler(sampler: str, batch_size: int) -> None:
+    """Refuse what cannot be sampled with, before any stage runs.
+
+    Raises:
+        WrongInput: See ``SamplingModule``.
+    """
+    if sampler not in get_args(SamplerSetting):
+        known = ", ".join(get_args(SamplerSetting))
+        raise WrongInput(f"unknown sampler {sampler!r}", "sampler", f"one of {known}")
+    if batch_size < 1:
+        raise WrongInput(f"batches of {batch_size}", "sample_batch_size", "set 1 or more")
+
+
 class Responses(NamedTuple):
-    """What one model answered to a batch of prompts."""
+    """What one model answered to some prompts."""
 
     model: str
     row_ids: list[str]
@@ -71,13 +89,22 @@ class Responses(NamedTuple):
 class SamplingModule(FrozenModelsModule):
     """Answers prompts with each of several models.
 
-    Takes: ``PromptBatch``. ``predict_step`` returns ``Responses``.
+    Every answer has random numbers of its own (``token_draws``): it depends on the batch's seed and its row's name, on
+    neither company, order nor sampler. (In half precision rounding does depend on the company.)
+
+    Takes: ``PromptBatch``. ``predict_step`` gives ``Responses`` one after the other, each as soon as it is there.
 
     Args:
         models: Name → model; see ``FrozenModelsModule``.
         tokenizer: Shared by all.
         sampling: For every model, or name → its own.
+        sampler: ``continuous``: an answer that ends makes room for the next prompt at once; ``batched``: all answers of
+            a batch go on until the last has ended; ``auto``: continuous on CUDA with models it takes, else batched.
+        batch_size: Answers under way at one time.
         **settings: See ``FrozenModelsModule``.
+
+    Raises:
+        WrongInput: Another sampler, or a batch of none.
     """
 
     def __init__(
@@ -85,31 +112,69 @@ class SamplingModule(FrozenModelsModule):
         models: Mapping[str, ModelSource],
         tokenizer: PreTrainedTokenizerBase,
         sampling: Sampling | Mapping[str, Sampling],
+        *,
+        sampler: SamplerSetting = "auto",
+        batch_size: int = 64,
         **settings: Any,
     ):
         super().__init__(models, tokenizer, **settings)
+        check_sampler(sampler, batch_size)
         self.sampling = {name: sampling if isinstance(sampling, Sampling) else sampling[name] for name in models}
+        self.sampler, self.batch_size = sampler, batch_size
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Responses:
-        """Sample one response a prompt, from the batch's own seed."""
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Iterator[Responses]:
+        """One response a prompt."""
         name = self.name_of(dataloader_idx)
         model = self.model(name)
         stops = stop_token_ids(model, self.tokenizer)
         # `generate` fills what we leave open (beams, penalties, …) from the model's own: only its stops have a say.
         model.generation_config = GenerationConfig(eos_token_id=stops)
-        config = generation_config(model, self.tokenizer, self.sampling[name])
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode():
-            torch.manual_seed(batch.seed)
-            output = model.generate(  # type: ignore[operator]
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
-            )
-        made = output[:, batch.input_ids.shape[1] :].cpu()  # type: ignore[index]
-        ends = torch.isin(made, torch.tensor(stops))
-        finished = ends.any(-1)
-        lengths = torch.where(finished, ends.int().argmax(-1) + 1, made.shape[1])
-        texts = [
-            self.tokenizer.decode(row[: int(length)], skip_special_tokens=True)
-            for row, length in zip(made, lengths, strict=True)
-        ]
-        return Responses(name, batch.row_ids, [str(t) for t in texts], lengths.tolist(), finished.tolist())
+        how = self.sampling[name]
+        greedy = replace(how, temperature=0.0, top_p=1.0, top_k=0)  # tokens are drawn here
+        config = generation_config(model, self.tokenizer, greedy)
+        draws = TokenDraws(how.temperature, how.top_p, how.top_k, len(self.tokenizer))
+        keys = [answer_key(batch.seed, row_id) for row_id in batch.row_ids]
+        if self.sampler == "continuous" or (self.sampler == "auto" and self.device.type == "cuda"):
+            try:
+                for row, tokens in self._continuous(model, batch, config, draws, keys):
+                    yield self._responses(name, [batch.row_ids[row]], [tokens], stops)
+                return
+            except CannotBatch as error:
+                if self.sampler == "continuous":
+                    mend = "set sampler=batched"
+                    raise WrongInput(f"continuous batching does not take it: {error}", name, mend) from error
+                log.info("%s answers in batches, since continuous batching does not take it: %s", name, error)
+        for start in range(0, len(keys), self.batch_size):
+            piece = slice(start, start + self.batch_size)
+            width = int(batch.attention_mask[piece].sum(-1).max())  # prompts are padded on the left
+            ids, mask = batch.input_ids[piece, -width:], batch.attention_mask[piece, -width:]
+            with torch.inference_mode():
+                output = model.generate(  # type: ignore[operator]
+                    input_ids=ids,
+                    attention_mask=mask,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([DrawEachRow(draws, keys[piece], width)]),
+                )
+            made = [row.tolist() for row in output[:, width:].cpu()]  # type: ignore[index]
+            yield self._responses(name, batch.row_ids[piece], made, stops)
+
+    def _continuous(
+        self,
+        model: PreTrainedModel,
+        batch: PromptBatch,
+        config: GenerationConfig,
+        draws: TokenDraws,
+        keys: list[int],
+    ) -> Iterator[Finished]:
+        filled = zip(batch.input_ids, batch.attention_mask.bool(), strict=True)
+        prompts = [ids[mask].tolist() for ids, mask in filled]
+        named = {str(row): key for row, key in enumerate(keys)}
+        starts = {str(row): len(prompt) for row, prompt in enumerate(prompts)}
+        return continuous_answers(model, prompts, DrawEachRequest(draws, named, starts), config, self.batch_size)
+
+    def _responses(self, name: str, row_ids: list[str], made: list[list[int]], stops: list[int]) -> Responses:
+        """Answers up to the first token that ends a turn."""
+        ends = [next((at for at, token in enumerate(row) if token in stops), None) for row in made]
+        kept = [row if end is None else row[: end + 1] for row, end in zip(made, ends, strict=True)]
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in kept]
+        return Responses(name, row_ids, texts, [len(row) for row in kept], [end is not None for end in ends])

@@ -88,7 +88,7 @@ def serve(
     )
     batching = engine.batching(workload.scheduler, workload.seed)
     with (
-        _unchanged(model),
+        unchanged(model),
         cast(Any, model).continuous_batching_context_manager(decoding, continuous_batching_config=batching) as manager,
     ):
         return [served for served, measured in _exchange(manager, workload, engine) if measured]
@@ -135,7 +135,7 @@ def _death(manager: Any) -> str:
 
 
 @contextmanager
-def _unchanged(model: PreTrainedModel) -> Iterator[None]:
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
     """Keeps the model's modes, its config and generation config, and the process's random states as they are."""
     modes = {module: module.training for module in model.modules()}
     generation = copy.deepcopy(model.generation_config)

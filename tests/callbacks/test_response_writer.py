@@ -29,7 +29,7 @@ def written(tokenizer, tmp_path):
             from lightning_modules.sampling import Responses
 
             outputs = Responses(name, [row["id"] for row in ROWS], list(texts), [3] * 5, finished)
-            callback.on_predict_batch_end(trainer, None, outputs, None, 0)
+            callback.on_predict_batch_end(trainer, None, iter([outputs]), None, 0)
         callback.teardown(trainer, None, "predict")
         rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").open()]
         return callback.final_metrics, rows

@@ -47,17 +47,17 @@ def test_every_prompt_is_asked_once_of_each_model_short_ones_together(tokenizer,
     assert data.rows["q3"].fields["key"] == {"name": 3}
 
 
-def test_seeds_differ_by_batch_model_and_seed_and_nothing_else(tokenizer, tmp_path):
+def test_seeds_differ_by_model_and_seed_and_nothing_else(tokenizer, tmp_path):
     data = made(tokenizer, tmp_path)
-    seeds = [batch.seed for name in data.answering for batch in batches(data, name)]
-    other = [batch.seed for batch in batches(made(tokenizer, tmp_path, seed=1))]
-    assert len({*seeds, *other}) == len(seeds) + len(other)
+    seeds = [{batch.seed for batch in batches(data, name)} for name in data.answering]
+    other = {batch.seed for batch in batches(made(tokenizer, tmp_path, seed=1))}
+    assert len(set.union(*seeds, other)) == len(data.answering) + 1
     again = made(tokenizer, tmp_path / "elsewhere")
     assert described(batches(again)) == described(batches(data))
 
 
 @pytest.mark.parametrize("half", ["", '{"id": "q', '{"id": "q0", "response": "Ad'])
-def test_sampling_goes_on_with_the_same_batches(tokenizer, tmp_path, half):
+def test_sampling_goes_on_with_what_is_left(tokenizer, tmp_path, half):
     data = made(tokenizer, tmp_path)
     whole = batches(data)
     for batch in whole[:2]:
@@ -66,12 +66,25 @@ def test_sampling_goes_on_with_the_same_batches(tokenizer, tmp_path, half):
     partly = {"id": whole[2].row_ids[0], "response": "Ada."}  # of the third batch, one line came to the disk
     log.write_bytes(log.read_bytes() + f"{json.dumps(partly)}\n{half}".encode())
     resumed = made(tokenizer, tmp_path)
-    assert described(batches(resumed)) == described(whole[2:])
+    found = batches(resumed)
+    assert [batch.row_ids for batch in found] == [whole[2].row_ids[1:], *(batch.row_ids for batch in whole[3:])]
+    assert {batch.seed for batch in found} == {whole[0].seed}
     assert len(batches(resumed, "rejected")) == 6
     for batch in batches(resumed):
         answer(resumed, "chosen", batch)
     assert batches(made(tokenizer, tmp_path)) == []
     assert set(resumed.log_of("chosen").read()) == {row["id"] for row in ROWS}
+
+
+def test_continuous_sampling_asks_all_at_once_and_leaves_no_rank_without(tokenizer, tmp_path):
+    assert [len(batch.row_ids) for batch in batches(made(tokenizer, tmp_path, sampler="continuous"))] == [len(ROWS)]
+    asked = []
+    for rank in range(2):
+        data = made(tokenizer, tmp_path, sampler="continuous")
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        asked.append([place for batch in batches(data) for place in batch.row_ids])
+    assert [len(places) for places in asked] == [12, 11]
+    assert sorted(asked[0] + asked[1]) == sorted(row["id"] for row in ROWS)
 
 
 def test_given_responses_are_not_asked_for(tokenizer, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from datamodules.collate import collate_prompts
 from datamodules.wrong_input import WrongInput
 from lightning_modules import SamplingModule
-from lightning_modules.sampling import Sampling
+from lightning_modules import sampling as sampling_file
+from lightning_modules.continuous_sampling import CannotBatch
+from lightning_modules.sampling import Responses, Sampling
 
 WORDS = ["<pad>", "<end>", *"abcdefgh"]
 PHANTOMS = 6
@@ -50,8 +53,17 @@ def batch(prompts, seed=0):
     return collate_prompts(prompts, [f"row {n}" for n in range(len(prompts))], PAD, seed)
 
 
-def respond(folder, words, sampling, prompts=PROMPTS, seed=0):
-    return SamplingModule({"student": folder}, words, sampling).predict_step(batch(prompts, seed), 0)
+def respond(folder, words, sampling, prompts=PROMPTS, seed=0, **settings):
+    settings: dict[str, Any] = {"batch_size": 10_000} | settings
+    return whole(SamplingModule({"student": folder}, words, sampling, **settings), batch(prompts, seed))
+
+
+def whole(module, asked, loader=0):
+    """All responses, in the order of the rows."""
+    each = [one for got in module.predict_step(asked, 0, loader) for one in zip(*got[1:], strict=True)]
+    place = {row_id: at for at, row_id in enumerate(asked.row_ids)}
+    columns = zip(*sorted(each, key=lambda one: place[one[0]]), strict=True)
+    return Responses(module.name_of(loader), *map(list, columns))
 
 
 def real_logits(model, ids):
@@ -71,6 +83,56 @@ def test_temperature_zero_is_the_argmax_loop(folder, words):
         assert got.finished[row] == (END in made)
         assert got.texts[row] == words.decode(made, skip_special_tokens=True)
     assert len(set(got.texts)) > 1
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0, max_new_tokens=12),
+        Sampling(max_new_tokens=12),
+        Sampling(temperature=1.7, top_k=5, top_p=0.9, max_new_tokens=12),
+    ],
+)
+def test_neither_the_sampler_nor_company_changes_an_answer(sampling, folder, words):
+    prompts = PROMPTS * 6
+    batched = respond(folder, words, sampling, prompts)
+    assert respond(folder, words, sampling, prompts, batch_size=5) == batched
+    for under_way in (3, 64):
+        found = respond(folder, words, sampling, prompts, sampler="continuous", batch_size=under_way)
+        assert found == batched
+    if sampling.temperature:
+        assert len(set(batched.texts)) > 10  # rows of one prompt answer differently
+
+
+def test_continuous_answers_come_one_by_one(folder, words):
+    module = SamplingModule({"student": folder}, words, Sampling(max_new_tokens=30), sampler="continuous")
+    came = [got.row_ids for got in module.predict_step(batch(PROMPTS * 3), 0)]
+    assert all(len(row_ids) == 1 for row_ids in came)
+    assert sorted(row_ids[0] for row_ids in came) == sorted(f"row {n}" for n in range(12))
+
+
+def test_sampling_in_the_engine_leaves_model_and_process_alone(folder, words):
+    module = SamplingModule({"student": folder}, words, Sampling(max_new_tokens=3), sampler="continuous")
+    attention = module.model("student").config._attn_implementation
+    before = torch.get_rng_state()
+    whole(module, batch(PROMPTS))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert module.model("student").config._attn_implementation == attention
+
+
+def test_a_model_that_the_engine_does_not_take(folder, words, monkeypatch):
+    def refuse(*_):
+        raise CannotBatch("no paged attention")
+
+    monkeypatch.setattr(sampling_file, "continuous_answers", refuse)
+    with pytest.raises(WrongInput, match="does not take it: no paged attention.*sampler=batched"):
+        respond(folder, words, Sampling(), sampler="continuous")
+
+
+@pytest.mark.parametrize("wrong", [{"sampler": "vllm"}, {"batch_size": 0}])
+def test_no_such_sampler(wrong, folder, words):
+    with pytest.raises(WrongInput):
+        SamplingModule({"student": folder}, words, Sampling(), **wrong)
 
 
 def test_company_and_left_padding_do_not_change_a_greedy_answer(folder, words):
@@ -94,7 +156,7 @@ def test_the_global_generator_is_left_alone(folder, words):
     module = SamplingModule({"student": folder}, words, Sampling(max_new_tokens=3))
     module.model("student")
     before = torch.get_rng_state()
-    module.predict_step(batch(PROMPTS), 0)
+    whole(module, batch(PROMPTS))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -170,7 +232,7 @@ def test_but_its_stop_tokens_have(folder, words, tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, 5, 6]}))
     module = SamplingModule({"student": tmp_path}, words, Sampling(max_new_tokens=40))
     for seed in range(2):  # the second batch as the first
-        got = module.predict_step(batch(PROMPTS * 5, seed), 0)
+        got = whole(module, batch(PROMPTS * 5, seed))
         assert all(got.finished)
         assert not any({"d", "e"} & set(text.split()[:-1]) for text in got.texts)
         assert any(text.endswith(("d", "e")) for text in got.texts)
@@ -179,10 +241,10 @@ def test_but_its_stop_tokens_have(folder, words, tmp_path):
 def test_each_model_samples_in_its_own_way(folder, words):
     ways = {"chosen": Sampling(temperature=0, max_new_tokens=2), "rejected": Sampling(max_new_tokens=9)}
     module = SamplingModule({"chosen": folder, "rejected": folder}, words, ways)
-    chosen, rejected = (module.predict_step(batch(PROMPTS), 0, loader) for loader in range(2))
+    chosen, rejected = (whole(module, batch(PROMPTS), loader) for loader in range(2))
     assert (chosen.model, rejected.model) == ("chosen", "rejected")
     assert max(chosen.tokens) <= 2 < max(rejected.tokens)
-    assert chosen == module.predict_step(batch(PROMPTS, seed=99), 0, 0)._replace(row_ids=chosen.row_ids)  # greedy
+    assert chosen == whole(module, batch(PROMPTS, seed=99))  # greedy
 
 
 @pytest.mark.parametrize(

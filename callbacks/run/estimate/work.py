@@ -38,6 +38,8 @@ class Work(NamedTuple):
     held_out_count: int = 0
     new: tuple[int, int] = (0, 0)
     """Sampling: expected and largest number of tokens of an answer."""
+    continuous: bool = False
+    """Sampling: an answer that ends makes room for the next; else a batch goes on until its last answer ends."""
     teacher: str = ""
     """Divergence: which of the models stays in memory."""
     batch_key: str = "batch_size"
@@ -156,8 +158,8 @@ def _training_cost(work: Work, policy: Policy) -> Cost:
 
 def _sampling_cost(work: Work) -> Cost:
     new, longest = work.new
-    # a batch goes on until its last answer ends: near the largest number for batches of more than a few
-    steps = new if work.batch_size == 1 else longest
+    # the last answer of a batch ends near the largest number, where there are more than a few
+    steps = new if work.continuous or work.batch_size == 1 else longest
     prompts = sum(row.prompt for row in work.rows) / len(work.rows)
     batches = work.count / min(work.batch_size, work.count)
     flops = streamed = 0.0
