@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
 from lightning_modules.frozen import FrozenModelsModule
+from lightning_modules.halving import Halving
 from lightning_modules.language_model import ModelSource, hidden_states, output_head
 from lightning_modules.logprobs import token_logps
 from lightning_modules.packing import Packing
@@ -107,13 +108,15 @@ class ScoringModule(FrozenModelsModule):
         super().__init__(models, tokenizer, **settings)
         self.logits_chunk, self.vocabulary = logits_chunk, None if padded_vocabulary else len(tokenizer)
         self.packing = Packing(packing)
+        self._halving: dict[str, Halving] = {}
 
     @torch.no_grad()
     def predict_step(
         self, batch: TokenBatch | PackedTokenBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> ResponseScores:
-        """Score the batch with the model that its loader belongs to."""
+        """Score the batch with the model that its loader belongs to; in parts where memory does not suffice."""
         name = self.name_of(dataloader_idx)
         settings = {"vocabulary": self.vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
-        logps = response_logps(self.model(name), batch, **settings)
-        return ResponseScores(name, batch.row_ids, logps.tolist())
+        model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
+        logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
+        return ResponseScores(name, batch.row_ids, logps)
