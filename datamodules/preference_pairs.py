@@ -1,25 +1,32 @@
 """Preference pairs for daDPO: batches to train on, and the responses that are still without a score."""
 
+from array import array
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import PackingSetting, PairScores
+from datamodules.disk_rows import Chosen, DiskRows
 from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
 from datamodules.resumable import rank_share, training_sampler
 from datamodules.score_cache import ScoreCache, scorer_of
-from datamodules.scored_pairs import ScoredPair, collate_pairs, pack_pairs, response_key, stack_scores, with_scores
+from datamodules.scored_pairs import ScoredPairs, collate_pairs, pack_pairs, response_key, with_scores
 from datamodules.unscored import share_prompts, unscored_loader
 from datamodules.wrong_input import WrongInput
 
 
 class PreferencePairsDataModule(LightningDataModule):
-    """Pairs in TRL's preference formats, tokenised once.
+    """Pairs in TRL's preference formats, tokenised once, and kept on disk (in ``cache_dir``, where there is one).
 
     ``fit`` gives ``PackedPairBatch``es; ``predict`` gives one loader a scorer of ``PackedTokenBatch``es whose row ids
     are the keys of responses that the cache does not know yet, longest first. With ``packing="off"`` they are
@@ -86,8 +93,8 @@ class PreferencePairsDataModule(LightningDataModule):
         self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
         self.score_dtype, self.vocabulary = score_dtype, None if padded_vocabulary else len(tokenizer)
         self.max_length, self.val_fraction, self.seed = max_length, val_fraction, seed
-        self.train_pairs: list[EncodedPair] = []
-        self.val_pairs: list[EncodedPair] = []
+        self.train_pairs: Sequence[EncodedPair] = ()
+        self.val_pairs: Sequence[EncodedPair] = ()
         self.final_metrics: dict[str, float] = {}
         self._caches: dict[str, ScoreCache] = {}
 
@@ -95,15 +102,18 @@ class PreferencePairsDataModule(LightningDataModule):
         """Read and encode all pairs, and split them."""
         if self.train_pairs:
             return
-        pairs = list(read_pairs(self.data, self.tokenizer, self.max_length))
+        pairs = DiskRows(read_pairs(self.data, self.tokenizer, self.max_length), self.cache_dir)
         if not pairs:
             raise WrongInput("there are no pairs", self._where, "give rows with prompt, chosen, rejected")
         for name, model in self.frozen.items():
             check_same_tokens(self.tokenizer, load_tokenizer(model), f"the {name}, {model}")
-        kept = [pair for pair in pairs if pair.chosen.prompt_share >= self.val_fraction]
-        self.train_pairs = kept or pairs  # a handful of prompts may all fall on one side
-        self.val_pairs = [pair for pair in pairs if pair.chosen.prompt_share < self.val_fraction] if kept else []
-        self.final_metrics = {"pairs": len(pairs), "truncated": sum(pair.truncated for pair in pairs)}
+        told = ((pair.chosen.prompt_share < self.val_fraction) + 2 * pair.truncated for pair in pairs)
+        facts = np.fromiter(told, np.uint8, len(pairs))
+        held_out = facts % 2 == 1
+        if held_out.all():  # a handful of prompts may all fall on one side
+            held_out[:] = False
+        self.train_pairs, self.val_pairs = (Chosen(pairs, np.flatnonzero(side)) for side in (~held_out, held_out))
+        self.final_metrics = {"pairs": len(pairs), "truncated": int((facts >= 2).sum())}
 
     def cache(self, name: str) -> ScoreCache:
         """The score cache of ``reference`` or ``teacher``."""
@@ -119,24 +129,33 @@ class PreferencePairsDataModule(LightningDataModule):
 
     def train_scores(self) -> PairScores:
         """Scores of all training pairs, (n_train,) each: for statistics over the whole set."""
-        scores = stack_scores(self._scored(self.train_pairs))
+        scores = self._scored(self.train_pairs).columns()
         if scores is None:
             raise WrongInput("there are no scores in live mode", "reference, teacher, cache_dir", "give all three")
         return scores
 
+    def train_lengths(self) -> tuple[Tensor, Tensor]:
+        """Tokens of the chosen and of the rejected responses, (n_train,) each, end of turn included."""
+        both = ((len(pair.chosen.response), len(pair.rejected.response)) for pair in self.train_pairs)
+        chosen, rejected = torch.from_numpy(np.fromiter(both, "i4, i4", len(self.train_pairs)).view("i4")).view(-1, 2).T
+        return chosen, rejected
+
     def train_dataloader(self) -> DataLoader:
         """Shuffled pairs; in the middle of an epoch after a resumed checkpoint."""
-        lengths = [len(pair.chosen.ids) + len(pair.rejected.response) for pair in self.train_pairs]
-        settings = {"lengths": lengths, "window": self.sort_window}
-        sampler = training_sampler(self.trainer, len(lengths), self.batch_size, self.seed, **settings)
-        return DataLoader(self._scored(self.train_pairs), batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+        pairs, window = self._scored(self.train_pairs), self.sort_window
+        lengths = None
+        if window > 1:
+            lengths = array("i", (len(pair.chosen.ids) + len(pair.rejected.response) for pair in self.train_pairs))
+        sampler = training_sampler(self.trainer, len(pairs), self.batch_size, self.seed, lengths=lengths, window=window)
+        return DataLoader(pairs, batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader | list:
         """Held-out pairs, in order."""
         if not self.val_pairs:
             return []
-        pairs = rank_share(self.trainer, self._scored(self.val_pairs))
-        return DataLoader(pairs, batch_size=self.batch_size, collate_fn=self._collate)  # type: ignore[arg-type]
+        pairs = self._scored(self.val_pairs)
+        share = Subset(pairs, rank_share(self.trainer, list(range(len(pairs)))))  # type: ignore[arg-type]
+        return DataLoader(share, batch_size=self.batch_size, collate_fn=self._collate)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Responses without a score: a loader for the reference, one for the teacher."""
@@ -158,12 +177,12 @@ class PreferencePairsDataModule(LightningDataModule):
         return loaders
 
     def _responses(self) -> dict[str, EncodedResponse]:
-        pairs = (*self.train_pairs, *self.val_pairs)
+        pairs = chain(self.train_pairs, self.val_pairs)
         return {response_key(response): response for pair in pairs for response in pair.responses}
 
-    def _scored(self, pairs: list[EncodedPair]) -> list[ScoredPair]:
+    def _scored(self, pairs: Sequence[EncodedPair]) -> ScoredPairs:
         if not self.frozen:
-            return [ScoredPair(pair, None) for pair in pairs]
+            return ScoredPairs(pairs, None)
         return with_scores(pairs, self.cache("reference"), self.cache("teacher"), self._where)
 
     @property

@@ -1,11 +1,13 @@
 """A training order that is the same however often a run is interrupted."""
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import TypeVar
 
 import torch
 from lightning import Trainer
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from datamodules.wrong_input import WrongInput
@@ -70,22 +72,22 @@ class ResumableBatchSampler(Sampler[list[int]]):
         """Batches of this rank, from the first not yet done."""
         epoch, done = self.position()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator).tolist() if self.shuffle else list(range(self.rows))
+        order = torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
         if self.window > 1:
             order = self._sorted_in_windows(order[: len(self) * self.batch_size * self.world], generator)
         for step in range(done, len(self)):
             start = (step * self.world + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size]
+            yield order[start : start + self.batch_size].tolist()
 
-    def _sorted_in_windows(self, order: list[int], generator: torch.Generator) -> list[int]:
+    def _sorted_in_windows(self, order: Tensor, generator: torch.Generator) -> Tensor:
         assert self.lengths is not None
-        step, done = self.batch_size * self.world, []
+        step, done = self.batch_size * self.world, array("q")
         for start in range(0, len(order), self.window * step):
-            rows = sorted(order[start : start + self.window * step], key=self.lengths.__getitem__)
+            rows = sorted(order[start : start + self.window * step].tolist(), key=self.lengths.__getitem__)
             places = range(len(rows) // step)
             chosen = torch.randperm(len(places), generator=generator).tolist() if self.shuffle else places
-            done += [row for place in chosen for row in rows[place * step : (place + 1) * step]]
-        return done
+            done.extend(row for place in chosen for row in rows[place * step : (place + 1) * step])
+        return torch.frombuffer(done, dtype=torch.int64)
 
 
 def training_sampler(

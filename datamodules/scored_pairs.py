@@ -1,8 +1,10 @@
 """Preference pairs with what reference and teacher say of them, and their batches."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from datamodules.batches import PackedPairBatch, PairBatch, PairScores
@@ -12,6 +14,9 @@ from datamodules.packing import pack
 from datamodules.pairs import EncodedPair
 from datamodules.score_cache import ScoreCache, score_key
 from datamodules.wrong_input import WrongInput
+
+PAIRS_A_LOOK = 1000
+"""Whose keys are in memory at one time."""
 
 
 class ScoredPair(NamedTuple):
@@ -27,10 +32,32 @@ def response_key(response: EncodedResponse) -> str:
     return score_key(response.ids, response.prompt_length)
 
 
-def with_scores(
-    pairs: Sequence[EncodedPair], reference: ScoreCache, teacher: ScoreCache, where: str
-) -> list[ScoredPair]:
-    """The pairs with their scores from both caches.
+class ScoredPairs(Sequence[ScoredPair]):
+    """Pairs with their scores, put together when they are asked for.
+
+    Args:
+        pairs: N encoded pairs.
+        scores: (N, 4) float32, columns in the order of ``PairScores``; None in live mode.
+    """
+
+    def __init__(self, pairs: Sequence[EncodedPair], scores: np.ndarray | None):
+        self.pairs, self.scores = pairs, scores
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, place: int) -> ScoredPair:  # type: ignore[override]
+        """One pair with its scores."""
+        return ScoredPair(self.pairs[place], None if self.scores is None else tuple(self.scores[place].tolist()))
+
+    def columns(self) -> PairScores | None:
+        """The scores of all pairs, or None in live mode."""
+        return None if self.scores is None else PairScores(*torch.from_numpy(self.scores).T)
+
+
+def with_scores(pairs: Sequence[EncodedPair], reference: ScoreCache, teacher: ScoreCache, where: str) -> ScoredPairs:
+    """The pairs with their scores from both caches, looked up some pairs at a time.
 
     Args:
         pairs: Encoded pairs.
@@ -41,20 +68,23 @@ def with_scores(
     Raises:
         WrongInput: A response has no score, with the first such row.
     """
-    keys = [(response_key(pair.chosen), response_key(pair.rejected)) for pair in pairs]
-    columns: list[list[float]] = []
-    for name, cache in (("reference", reference), ("teacher", teacher)):
-        known = cache.read(key for both in keys for key in both)
-        lacking = [pair for pair, both in zip(pairs, keys, strict=True) if not known.keys() >= set(both)]
-        if lacking:
+    scores = np.full((len(pairs), 4), np.nan, dtype=np.float32)
+    rows = iter(pairs)
+    for start in range(0, len(pairs), PAIRS_A_LOOK):
+        keys = [(response_key(pair.chosen), response_key(pair.rejected)) for pair in islice(rows, PAIRS_A_LOOK)]
+        for column, cache in ((0, reference), (2, teacher)):
+            known = cache.read(key for both in keys for key in both)
+            found = [[known.get(key, np.nan) for key in both] for both in keys]
+            scores[start : start + len(keys), column : column + 2] = found
+    for column, name in ((0, "reference"), (2, "teacher")):
+        lacking = np.flatnonzero(np.isnan(scores[:, column : column + 2]).any(1))  # what is cached is finite
+        if len(lacking):
             raise WrongInput(
                 f"{len(lacking)} of {len(pairs)} pairs have no score of the {name}",
-                f"{where}, first at {lacking[0].chosen.place}",
+                f"{where}, first at {pairs[int(lacking[0])].chosen.place}",
                 "run the scores stage on the same data, models and dtype first",
             )
-        columns += [[known[both[side]] for both in keys] for side in (0, 1)]
-    scores = zip(*columns, strict=True)
-    return [ScoredPair(pair, four) for pair, four in zip(pairs, scores, strict=True)]  # type: ignore[arg-type]
+    return ScoredPairs(pairs, scores)
 
 
 def stack_scores(scored: Sequence[ScoredPair]) -> PairScores | None:

@@ -81,6 +81,9 @@ def test_every_batch_brings_the_scores_of_its_own_pairs(cached):
     first = response_key(data.train_pairs[0].chosen)
     assert [len(column) for column in whole] == [len(data.train_pairs)] * 4
     assert whole.teacher_chosen_logps[0].item() == number_of(first, "teacher")
+    chosen, rejected = data.train_lengths()
+    assert chosen.tolist() == [len(pair.chosen.response) for pair in data.train_pairs]
+    assert rejected.tolist() == [len(pair.rejected.response) for pair in data.train_pairs]
 
 
 def test_only_what_is_missing_is_asked_for_once_longest_first(cached):
@@ -154,6 +157,15 @@ def test_training_without_scores_is_refused(cached):
     with pytest.raises(WrongInput, match="pairs have no score of the reference") as error:
         cached().train_dataloader()
     assert "run the scores stage" in str(error.value)
+
+
+def test_pairs_are_looked_up_a_part_at_a_time(cached, monkeypatch):
+    data = cached()
+    score(data)
+    whole = data.train_scores()
+    monkeypatch.setattr("datamodules.scored_pairs.PAIRS_A_LOOK", 3)
+    for ours, theirs in zip(data.train_scores(), whole, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_live_mode_brings_none(tokenizer):
