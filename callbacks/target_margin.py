@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Protocol
 
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from datamodules.batches import PairScores
 from datamodules.responses import replace_file
 
 
-class Betas(Protocol):
+class Objective(Protocol):
     """What is asked of the module."""
 
-    beta_ref: float
-    beta_teacher: float
+    def target_margins(self, scores: PairScores, lengths: tuple[Tensor, Tensor]) -> Tensor:
+        """β2·δ_te (n,)."""
+        ...
+
+    def overshoot_factor(self, lengths: tuple[Tensor, Tensor]) -> float:
+        """How far the settings ask the student to go."""
+        ...
 
 
 class TargetMarginCallback(Callback):
@@ -34,15 +40,12 @@ class TargetMarginCallback(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not data.frozen or not trainer.is_global_zero:
             return
-        betas: Betas = pl_module  # type: ignore[assignment]
-        scores: PairScores = data.train_scores()
-        teacher = scores.teacher_chosen_logps - scores.teacher_rejected_logps
-        reference = scores.ref_chosen_logps - scores.ref_rejected_logps
-        margins = betas.beta_teacher * (teacher - reference)
-        total = betas.beta_ref + betas.beta_teacher
+        objective: Objective = pl_module  # type: ignore[assignment]
+        scores, lengths = data.train_scores(), data.train_lengths()
+        margins = objective.target_margins(scores, lengths)
         summary = {
             "values": [round(value, 6) for value in margins.tolist()],
             "saturated_share": (margins.abs() > math.log(99)).float().mean().item(),
-            "overshoot_factor": betas.beta_teacher / total + 1 / total,
+            "overshoot_factor": objective.overshoot_factor(lengths),
         }
         replace_file(self.path, json.dumps(summary))

@@ -12,6 +12,7 @@ ESTIMATE = ("shape", "flops", "memory", "moments", "tokens", "work", "fitting")
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},
+    "lightning_modules/dadpo/variants.py": {"torch"},
     "lightning_modules/pruning/plan.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},
     "lightning_modules/rast/drawing.py": {"torch"},

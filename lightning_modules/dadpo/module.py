@@ -9,7 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PackedPairBatch, PackingSetting, PairBatch, PairScores, Workload
 from datamodules.wrong_input import WrongInput
-from lightning_modules.dadpo.loss import DaDPOLoss, check_betas, dadpo_loss, overshoot_factor
+from lightning_modules.dadpo.loss import DaDPOLoss
+from lightning_modules.dadpo.settings import PAPER, Both, Variants, check_dadpo, share_done
+from lightning_modules.dadpo.variants import sft_loss
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
 from lightning_modules.packing import Packing
 from lightning_modules.scoring import response_lengths, response_logps
@@ -24,13 +26,14 @@ class DaDPOModule(PolicyModule):
     model is in memory. In ``live`` mode both are loaded and run in every step; the loss is the same.
 
     Takes: ``PackedPairBatch`` or ``PairBatch``. Logs: ``{name}/{train|val}/KEY``, the keys of the README's
-    table. Over several batches, quantiles are means of the batches' quantiles.
+    table. Over several batches, quantiles (and ``sft_loss``) are means of the batches'.
 
     Args:
         student: Where the policy starts.
         tokenizer: The student's, which the teacher must share.
         beta_ref: β1, weight of the reference.
         beta_teacher: β2, weight of the teacher's distribution; 0 is plain DPO on the same pairs.
+        variants: What is done otherwise than in the paper.
         mode: ``cached`` or ``live``.
         teacher: Needed in live mode.
         reference: In live mode; default: the student as it starts. (A student made from config fields starts anew
@@ -51,6 +54,7 @@ class DaDPOModule(PolicyModule):
         *,
         beta_ref: float = 0.05,
         beta_teacher: float = 0.05,
+        variants: Variants = PAPER,
         mode: Literal["cached", "live"] = "cached",
         teacher: ModelSource | None = None,
         reference: ModelSource | None = None,
@@ -60,19 +64,25 @@ class DaDPOModule(PolicyModule):
         **policy_settings: Any,
     ):
         super().__init__(name, student, tokenizer, **policy_settings)
-        try:
-            check_betas(beta_ref, beta_teacher)
-        except ValueError as error:
-            raise WrongInput(str(error), f"{name}: beta_ref, beta_teacher", "start from 0.05 and 0.05") from error
-        if mode not in ("cached", "live"):
-            raise WrongInput(f"unknown mode {mode!r}", f"{name}: mode", "cached or live")
+        check_dadpo(beta_ref=beta_ref, beta_teacher=beta_teacher, mode=mode, variants=variants, stage=name)
         if mode == "live" and teacher is None:
             raise WrongInput("live mode needs a teacher", f"{name}: teacher", "give one, or use mode=cached")
-        self.beta_ref, self.beta_teacher, self.mode = beta_ref, beta_teacher, mode
+        self.beta_ref, self.beta_teacher, self.variants, self.mode = beta_ref, beta_teacher, variants, mode
         self.reference_source, self.teacher_source = student if reference is None else reference, teacher
         self.frozen_dtype, self.packing = frozen_dtype, Packing(packing)
         # A tuple is no submodule: the frozen models stay out of the optimizer, the checkpoint, `train()` and DDP.
         self._frozen: tuple[PreTrainedModel, ...] = ()
+
+    def setup(self, stage: str) -> None:
+        """Set the betas by the scores of the training pairs, where ``target_scale`` asks for it."""
+        if stage == "fit" and self.variants.target_scale is not None:
+            data = getattr(self.trainer, "datamodule", None)
+            self.beta_ref, self.beta_teacher = self.variants.scaled(self.beta_ref, self.beta_teacher, data)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """β1 and β2 of the present step; outside training those at its end."""
+        return self.variants.betas(self.beta_ref, self.beta_teacher, share_done(self._trainer))
 
     def configure_model(self) -> None:
         """Build the policy and, in live mode, reference and teacher."""
@@ -97,14 +107,14 @@ class DaDPOModule(PolicyModule):
         """Loss and diagnostics on held-out pairs."""
         self._step(batch, "val")
 
-    def policy_logps(self, batch: PairBatch | PackedPairBatch) -> tuple[Tensor, Tensor]:
+    def policy_logps(self, batch: PairBatch | PackedPairBatch) -> Both:
         """Log-probabilities (B,) of chosen and rejected responses under the policy, in one forward pass."""
         assert self.policy is not None
         return self._both_logps(self.policy, batch)
 
     def losses(self, batch: PairBatch | PackedPairBatch) -> DaDPOLoss:
         """Loss and diagnostics of each pair."""
-        return self._losses(self.policy_logps(batch), self.frozen_scores(batch))
+        return self._losses(self.policy_logps(batch), self.frozen_scores(batch), self._lengths(batch))
 
     def frozen_scores(self, batch: PairBatch | PackedPairBatch) -> PairScores:
         """The four frozen log-probabilities of each pair: from the batch, or computed now.
@@ -127,19 +137,34 @@ class DaDPOModule(PolicyModule):
         self.packing.restore(self.trained_policy)
         return super().serve(workload, engine)
 
-    def _both_logps(self, model: PreTrainedModel, batch: PairBatch | PackedPairBatch) -> tuple[Tensor, Tensor]:
+    def _both_logps(self, model: PreTrainedModel, batch: PairBatch | PackedPairBatch) -> Both:
         settings = {"vocabulary": self.vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
         chosen, rejected = response_logps(model, batch.stacked(), **settings).chunk(2)
         return chosen, rejected
 
-    def _losses(self, policy: tuple[Tensor, Tensor], frozen: PairScores) -> DaDPOLoss:
-        return dadpo_loss(*policy, *frozen, beta_ref=self.beta_ref, beta_teacher=self.beta_teacher)
+    def target_margins(self, scores: PairScores, lengths: Both) -> Tensor:
+        """β2·δ_te (n,) of scored pairs with n chosen and n rejected responses of these lengths, at the run's end."""
+        return self.beta_teacher * self.variants.delta_te(scores, lengths)
+
+    def overshoot_factor(self, lengths: Both) -> float:
+        """How far past the reference, in units of δ_te, the present step asks the student to go."""
+        return self.variants.overshoot_factor(self.betas, lengths)
+
+    def _losses(self, policy: Both, frozen: PairScores, lengths: Both) -> DaDPOLoss:
+        return self.variants.losses(policy, frozen, lengths, self.betas)
+
+    def _lengths(self, batch: PairBatch | PackedPairBatch) -> Both:
+        chosen, rejected = response_lengths(batch.stacked()).chunk(2)
+        return chosen, rejected
 
     def _step(self, batch: PairBatch | PackedPairBatch, split: str) -> Tensor:
         policy = self.policy_logps(batch)
-        result = self._losses(policy, self.frozen_scores(batch))
-        loss = result.loss.mean()
-        diagnostics = self._diagnostics(batch, result, policy)
+        lengths = self._lengths(batch)
+        result = self._losses(policy, self.frozen_scores(batch), lengths)
+        loss, sft = result.loss.mean(), sft_loss(policy[0], lengths[0])
+        if self.variants.sft_weight:
+            loss = loss + self.variants.sft_weight * sft
+        diagnostics = self._diagnostics(batch, result, policy, lengths) | {"sft_loss": sft.detach()}
         pairs, gather = len(batch.row_ids), split == "val"
         self.log(f"{self.name}/{split}/loss", loss.detach(), prog_bar=True, batch_size=pairs, sync_dist=gather)
         named = {f"{self.name}/{split}/{key}": value for key, value in diagnostics.items()}
@@ -147,10 +172,9 @@ class DaDPOModule(PolicyModule):
         return loss
 
     def _diagnostics(
-        self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: tuple[Tensor, Tensor]
+        self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: Both, lengths: Both
     ) -> dict[str, Tensor]:
         target = result.target_margin.float()
-        chosen_tokens, rejected_tokens = response_lengths(batch.stacked()).chunk(2)
         low, middle, high = target.quantile(target.new_tensor([0.1, 0.5, 0.9]))
         return {
             "margin": result.margin.mean(),
@@ -164,10 +188,11 @@ class DaDPOModule(PolicyModule):
             "target_margin_p50": middle,
             "target_margin_p90": high,
             "saturated_share": result.saturated.mean(),
-            "overshoot_factor": target.new_tensor(overshoot_factor(self.beta_ref, self.beta_teacher)),
+            "beta_teacher": target.new_tensor(self.betas[1]),
+            "overshoot_factor": target.new_tensor(self.overshoot_factor(lengths)),
             "chosen_logps": policy[0].detach().mean(),
             "rejected_logps": policy[1].detach().mean(),
-            "chosen_tokens": chosen_tokens.mean(),
-            "rejected_tokens": rejected_tokens.mean(),
+            "chosen_tokens": lengths[0].mean(),
+            "rejected_tokens": lengths[1].mean(),
             "useful_token_share": batch.tokens_needed() / self.packing.computed(self.trained_policy, batch.stacked()),
         }

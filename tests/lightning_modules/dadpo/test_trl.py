@@ -12,6 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from datamodules.preference_pairs import PreferencePairsDataModule
 from lightning_modules import DaDPOModule
+from lightning_modules.dadpo import Variants
 from lightning_modules.language_model import build_language_model
 
 PAIRS = 4
@@ -57,7 +58,7 @@ def our_batch(rows, tokenizer):
     return batch, [rows[int(place.removeprefix("row ")) - 1] for place in batch.chosen.row_ids]
 
 
-def ours(folders, tokenizer, batch, beta_ref, beta_teacher):
+def ours(folders, tokenizer, batch, beta_ref, beta_teacher, **variants):
     student, reference, teacher = folders
     module = DaDPOModule(
         student,
@@ -67,19 +68,19 @@ def ours(folders, tokenizer, batch, beta_ref, beta_teacher):
         teacher=teacher,
         beta_ref=beta_ref,
         beta_teacher=beta_teacher,
+        variants=Variants(**variants),
     )
     module.configure_model()
-    loss = module.losses(batch).loss.mean()
+    loss = module.training_step(batch, 0)
     loss.backward()
     return loss, module.policy
 
 
-def theirs(folders, tokenizer, rows, tmp_path, beta_ref, beta_teacher, trainer_class=DPOTrainer, more=None):
+def theirs(folders, tokenizer, rows, tmp_path, beta_ref, beta_teacher, trainer_class=DPOTrainer, more=None, **losses):
     policy, reference = (build_language_model(folder) for folder in folders[:2])
     config = DPOConfig(
         str(tmp_path),
         beta=beta_ref + beta_teacher,
-        loss_type="sigmoid",
         per_device_train_batch_size=PAIRS,
         max_length=None,
         bf16=False,
@@ -88,6 +89,7 @@ def theirs(folders, tokenizer, rows, tmp_path, beta_ref, beta_teacher, trainer_c
         report_to="none",
         disable_tqdm=True,
         precompute_ref_log_probs=trainer_class is DaDPOTrainer,
+        **{"loss_type": "sigmoid", **losses},
     )
     data = Dataset.from_list(rows)
     trainer = trainer_class(policy, reference, config, train_dataset=data, processing_class=tokenizer, **(more or {}))
@@ -133,6 +135,34 @@ def test_dadpo_through_the_shim(betas, folders, chat_tokenizer, pair_rows, tmp_p
     assert_same(ours(folders, chat_tokenizer, batch, *betas), expected)
     dpo, _, _ = theirs(folders, chat_tokenizer, rows, tmp_path, sum(betas), 0.0)
     assert abs(expected[0].item() - dpo.item()) > 0.01  # the teacher made a difference
+
+
+VARIANTS = {
+    "sft": ({"sft_weight": 0.7}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
+    "normalised": ({"length_normalised": True}, {"loss_type": "sigmoid_norm"}),
+    "both": (
+        {"length_normalised": True, "sft_weight": 0.2},
+        {"loss_type": ["sigmoid_norm", "sft"], "loss_weights": [1.0, 0.2]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("betas", [(3.0, 0.0), (1.0, 2.0)])
+def test_variants(name, betas, folders, chat_tokenizer, pair_rows, tmp_path):
+    variants, losses = VARIANTS[name]
+    longer = [
+        row | {"chosen": [{"role": "assistant", "content": (i + 1) * row["chosen"][0]["content"]}]}
+        for i, row in enumerate(pair_rows[:PAIRS])
+    ]
+    batch, rows = our_batch(longer, chat_tokenizer)
+    assert len(set(batch.chosen.response_mask.sum(-1).tolist())) > 2  # lengths that differ
+    shim = {"teacher": build_language_model(folders[2]), "beta_ref": betas[0], "beta_teacher": betas[1]}
+    kind = (DaDPOTrainer, shim) if betas[1] else (DPOTrainer, None)
+    *expected, _ = theirs(folders, chat_tokenizer, rows, tmp_path, *betas, *kind, **losses)
+    assert_same(ours(folders, chat_tokenizer, batch, *betas, **variants), expected)
+    plain, _ = ours(folders, chat_tokenizer, batch, *betas)
+    assert abs(plain.item() - expected[0].item()) > 0.01  # it made a difference
 
 
 def test_a_template_that_writes_on_after_the_turn_is_where_they_differ(folders, tokenizer, pair_rows, tmp_path):
