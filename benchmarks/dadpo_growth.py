@@ -147,7 +147,7 @@ def table(results: dict[int, dict[str, float]]) -> str:
         before, last = sorted(results)[-2:]
         ours, listed = ((results[last][key] - results[before][key]) / (last - before) for key in ("peak", "list"))
         lines += [
-            f"Memory between the two largest sizes: {ours:.0f} bytes a pair (SQLite's page caches fill up before that),",
+            f"Memory between the two largest sizes: {ours:.0f} bytes a pair (SQLite's caches fill up before that),",
             f"{listed:.0f} more were the pairs in a list.",
         ]
     return "\n".join([*lines, "", "![time and memory over the pairs](dadpo_growth.svg)", ""])

@@ -1,5 +1,6 @@
 """Held-out responses of one model, for others to be held against it."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,6 +13,8 @@ from datamodules.instruction import collate_encoded
 from datamodules.responses import find_log
 from datamodules.wrong_input import WrongInput
 
+log = logging.getLogger(__name__)
+
 
 class AnswersDataModule(LightningDataModule):
     """The responses of ``author``, once for each model that is compared with it.
@@ -20,7 +23,8 @@ class AnswersDataModule(LightningDataModule):
         answers: Folder, or folders, with ``NAME.jsonl`` of each model, as sampling left them.
         tokenizer: The models'.
         author: Whose responses.
-        compared: Names of the other models, in the order of the loaders.
+        compared: Names of the other models, in the order of the loaders. None: there is nothing to compare token by
+            token, which is said.
         batch_size: Responses a batch.
         max_length: Tokens of prompt and response.
     """
@@ -48,15 +52,18 @@ class AnswersDataModule(LightningDataModule):
         Raises:
             WrongInput: There are none.
         """
-        log = find_log(self.answers, self.author)
+        if not self.compared:
+            log.info("KL to the %s is left out: its tokens are not the students'", self.author)
+            return
+        found = find_log(self.answers, self.author)
         self.rows = [
             encode_response(self.tokenizer, row["prompt"], row["response"], row["id"], self.max_length)
-            for row in log.read().values()
+            for row in found.read().values()
             if row["response"].strip()
         ]
         if not self.rows:
             raise WrongInput(
-                f"there are no responses of {self.author}", str(log.path), "run the stage that samples them"
+                f"there are no responses of {self.author}", str(found.path), "run the stage that samples them"
             )
         self.final_metrics = {"truncated": sum(row.truncated for row in self.rows)}
 

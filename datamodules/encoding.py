@@ -128,7 +128,12 @@ def encode_response(
     return EncodedResponse(place, ids, len(start), truncated=len(body) > room)
 
 
-def check_same_tokens(student: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, name: str) -> None:
+def check_same_tokens(
+    student: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    name: str,
+    mend: str = "choose models of one family",
+) -> None:
     """Pass if both tokenizers give the same ids to the same tokens; the student's chat template is used for both.
 
     Raises:
@@ -140,7 +145,7 @@ def check_same_tokens(student: PreTrainedTokenizerBase, other: PreTrainedTokeniz
         raise WrongInput(
             f"its tokenizer is not the student's: {token!r} is {theirs.get(token)} there and {ours.get(token)} here",
             name,
-            "choose a teacher and a student of one family",
+            mend,
         )
     if student.eos_token_id != other.eos_token_id:
         raise WrongInput(

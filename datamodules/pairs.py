@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.encoding import EncodedResponse, Prompt, encode_prompt, encode_response
+from datamodules.other_tokenizer import in_other_tokens
 from datamodules.rows import Row, check_messages, read_rows
 from datamodules.wrong_input import WrongInput
 
@@ -20,6 +21,12 @@ class EncodedPair:
 
     chosen: EncodedResponse
     rejected: EncodedResponse
+    for_teacher: "EncodedPair | None" = None
+    """The same texts in the tokens of a teacher with a tokenizer of its own; None: the same tokens."""
+
+    def read_by(self, name: str) -> "EncodedPair":
+        """The pair as the ``reference`` or the ``teacher`` reads it."""
+        return self.for_teacher if name == "teacher" and self.for_teacher is not None else self
 
     @property
     def truncated(self) -> bool:
@@ -82,8 +89,19 @@ def read_response(row: Row, field: str, prompt: Prompt) -> str:
     return text
 
 
-def read_pairs(source: RowSource, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[EncodedPair]:
+def read_pairs(
+    source: RowSource,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Iterator[EncodedPair]:
     """Pairs of a source, encoded; see ``encode_response`` for what is refused.
+
+    Args:
+        source: Of the rows.
+        tokenizer: The student's.
+        max_length: Tokens of prompt and response.
+        teacher_tokenizer: The teacher's, where it is another; see ``in_other_tokens``.
 
     Raises:
         WrongInput: A row that is no pair, with its place.
@@ -92,7 +110,14 @@ def read_pairs(source: RowSource, tokenizer: PreTrainedTokenizerBase, max_length
         prompt = read_prompt(row)
         texts = [read_response(row, field, prompt) for field in ("chosen", "rejected")]
         start = encode_prompt(tokenizer, prompt, row.place, max_length)
-        yield EncodedPair(*(encode_response(tokenizer, prompt, text, row.place, max_length, start) for text in texts))
+        both = [encode_response(tokenizer, prompt, text, row.place, max_length, start) for text in texts]
+        theirs = None
+        if teacher_tokenizer is not None:
+            settings = {"tokenizer": tokenizer, "max_length": max_length}
+            encoded = zip(texts, both, strict=True)
+            chosen, rejected = (in_other_tokens(teacher_tokenizer, prompt, *one, **settings) for one in encoded)
+            theirs = EncodedPair(chosen, rejected)
+        yield EncodedPair(both[0], both[1], theirs)
 
 
 def as_completion(prompt: Prompt, response: str) -> str | list[dict[str, str]]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.batches import PackingSetting, PairScores
 from datamodules.disk_rows import Chosen, DiskRows
 from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
+from datamodules.other_tokenizer import SHARED_MEND, check_belongs, tell_of_other_tokens
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
 from datamodules.resumable import rank_share, training_sampler
 from datamodules.score_cache import ScoreCache, scorer_of
@@ -37,6 +38,8 @@ class PreferencePairsDataModule(LightningDataModule):
         tokenizer: The student's.
         reference: Model folder or Hub id whose cached scores the batches bring along.
         teacher: The same of the teacher. Both None: live mode, batches come without scores.
+        teacher_tokenizer: The teacher's, where it is another than the student's: it then scores the same texts in its
+            own tokens; see ``datamodules/other_tokenizer.py``.
         cache_dir: Of the score cache.
         score_dtype: Of the forward pass that makes the scores.
         padded_vocabulary: As in ``PolicyModule``: the scores are made with the same vocabulary.
@@ -59,6 +62,7 @@ class PreferencePairsDataModule(LightningDataModule):
         *,
         reference: str | None = None,
         teacher: str | None = None,
+        teacher_tokenizer: str | None = None,
         cache_dir: str | Path | None = None,
         score_dtype: str = "float32",
         padded_vocabulary: bool = False,
@@ -80,6 +84,10 @@ class PreferencePairsDataModule(LightningDataModule):
                 "reference, teacher, cache_dir",
                 "give all three or none",
             )
+        if teacher_tokenizer is not None and not all(given):
+            raise WrongInput(
+                "without cached scores the teacher reads the student's tokens", "teacher_tokenizer", "set mode=cached"
+            )
         if not 0 <= val_fraction < 1:
             raise WrongInput(f"val_fraction is a share, got {val_fraction}", "val_fraction", "at least 0, below 1")
         if packing not in get_args(PackingSetting):
@@ -89,9 +97,10 @@ class PreferencePairsDataModule(LightningDataModule):
             raise WrongInput(f"a row of {token_budget} tokens", "token_budget", "set 1 or more, or null for one row")
         self.packing, self.token_budget, self.sort_window = packing, token_budget, sort_window
         self.data, self.tokenizer = data, tokenizer
+        self.teacher_tokenizer = None if teacher_tokenizer is None else load_tokenizer(teacher_tokenizer)
         self.frozen = {"reference": reference, "teacher": teacher} if reference and teacher else {}
         self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
-        self.score_dtype, self.vocabulary = score_dtype, None if padded_vocabulary else len(tokenizer)
+        self.score_dtype, self.padded_vocabulary = score_dtype, padded_vocabulary
         self.max_length, self.val_fraction, self.seed = max_length, val_fraction, seed
         self.train_pairs: Sequence[EncodedPair] = ()
         self.val_pairs: Sequence[EncodedPair] = ()
@@ -102,11 +111,15 @@ class PreferencePairsDataModule(LightningDataModule):
         """Read and encode all pairs, and split them."""
         if self.train_pairs:
             return
-        pairs = DiskRows(read_pairs(self.data, self.tokenizer, self.max_length), self.cache_dir)
+        encoded = read_pairs(self.data, self.tokenizer, self.max_length, self.teacher_tokenizer)
+        pairs = DiskRows(encoded, self.cache_dir)
         if not pairs:
             raise WrongInput("there are no pairs", self._where, "give rows with prompt, chosen, rejected")
         for name, model in self.frozen.items():
-            check_same_tokens(self.tokenizer, load_tokenizer(model), f"the {name}, {model}")
+            if name == "teacher" and self.teacher_tokenizer is not None:
+                check_belongs(self.teacher_tokenizer, model)
+            else:
+                check_same_tokens(self.tokenizer, load_tokenizer(model), f"the {name}, {model}", SHARED_MEND)
         told = ((pair.chosen.prompt_share < self.val_fraction) + 2 * pair.truncated for pair in pairs)
         facts = np.fromiter(told, np.uint8, len(pairs))
         held_out = facts % 2 == 1
@@ -114,18 +127,23 @@ class PreferencePairsDataModule(LightningDataModule):
             held_out[:] = False
         self.train_pairs, self.val_pairs = (Chosen(pairs, np.flatnonzero(side)) for side in (~held_out, held_out))
         self.final_metrics = {"pairs": len(pairs), "truncated": int((facts >= 2).sum())}
+        if self.teacher_tokenizer is not None:
+            both = (zip(pair.responses, pair.read_by("teacher").responses, strict=True) for pair in pairs)
+            self.final_metrics |= tell_of_other_tokens(chain.from_iterable(both))
 
     def cache(self, name: str) -> ScoreCache:
         """The score cache of ``reference`` or ``teacher``."""
         assert self.cache_dir is not None
         if name not in self._caches:
-            scorer = scorer_of(self.frozen[name], self.score_dtype, self.vocabulary)
+            vocabulary = None if self.padded_vocabulary else len(self._tokenizer_of(name))
+            scorer = scorer_of(self.frozen[name], self.score_dtype, vocabulary)
             self._caches[name] = ScoreCache(self.cache_dir, scorer)
         return self._caches[name]
 
     def place_of(self, key: str) -> str:
         """The row that a score's key belongs to."""
-        return self._responses()[key].place
+        found = (responses.get(key) for responses in map(self._responses, self.frozen))
+        return next(response.place for response in found if response is not None)
 
     def train_scores(self) -> PairScores:
         """Scores of all training pairs, (n_train,) each: for statistics over the whole set."""
@@ -163,22 +181,27 @@ class PreferencePairsDataModule(LightningDataModule):
             raise WrongInput(
                 "there is nothing to score in live mode", "reference, teacher, cache_dir", "give all three"
             )
-        responses, loaders, packed = self._responses(), [], self.packing != "off"
-        # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
-        groups = share_prompts(responses) if packed else share_prompts(responses, 1)
-        share = groups if self.trainer is None else groups[self.trainer.global_rank :: self.trainer.world_size]
+        loaders, packed = [], self.packing != "off"
         self.final_metrics |= {"computed": 0, "reused": 0}
         for name in ("reference", "teacher"):
+            responses = self._responses(name)
+            # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
+            groups = share_prompts(responses) if packed else share_prompts(responses, 1)
+            share = groups if self.trainer is None else groups[self.trainer.global_rank :: self.trainer.world_size]
             known = self.cache(name).read(responses)
             self.final_metrics["computed"] += len(responses) - len(known)
             self.final_metrics["reused"] += len(known)
             settings = {"packed": packed, "token_budget": self.token_budget}
-            loaders.append(unscored_loader(share, known, self.score_batch_size, pad_id_of(self.tokenizer), **settings))
+            pad_id = pad_id_of(self._tokenizer_of(name))
+            loaders.append(unscored_loader(share, known, self.score_batch_size, pad_id, **settings))
         return loaders
 
-    def _responses(self) -> dict[str, EncodedResponse]:
-        pairs = chain(self.train_pairs, self.val_pairs)
+    def _responses(self, name: str) -> dict[str, EncodedResponse]:
+        pairs = (pair.read_by(name) for pair in chain(self.train_pairs, self.val_pairs))
         return {response_key(response): response for pair in pairs for response in pair.responses}
+
+    def _tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
+        return self.teacher_tokenizer if name == "teacher" and self.teacher_tokenizer is not None else self.tokenizer
 
     def _scored(self, pairs: Sequence[EncodedPair]) -> ScoredPairs:
         if not self.frozen:

@@ -1,6 +1,6 @@
 """Prompts to be answered by one or several models, and what of that is done already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -28,7 +28,8 @@ class PromptDataModule(LightningDataModule):
 
     Args:
         data: Rows with ``prompt``; other fields are kept.
-        tokenizer: The models'.
+        tokenizer: The models', but for those with
+        tokenizers: one of their own: name → tokenizer. Its chat template is theirs, too.
         answering: Names of the models, in the order of the loaders.
         folder: Where ``NAME.jsonl`` holds each model's responses.
         skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data).
@@ -43,6 +44,7 @@ class PromptDataModule(LightningDataModule):
         data: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
         answering: Sequence[str],
         folder: str | Path,
         skip_given: bool = False,
@@ -54,11 +56,13 @@ class PromptDataModule(LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may find its share done already
         self.sampler = sampler
-        self.data, self.tokenizer, self.answering, self.folder = data, tokenizer, list(answering), Path(folder)
+        own = dict(tokenizers or {})
+        self.tokenizers = {name: own.get(name, tokenizer) for name in answering}
+        self.data, self.answering, self.folder = data, list(answering), Path(folder)
         self.skip_given, self.batch_size, self.max_length, self.seed = skip_given, batch_size, max_length, seed
         self.rows: dict[str, Row] = {}
         self.prompts: dict[str, Prompt] = {}
-        self._ids: dict[str, list[int]] = {}
+        self._ids: dict[str, dict[str, list[int]]] = {}
 
     def setup(self, stage: str) -> None:
         """Read and encode the prompts."""
@@ -72,9 +76,16 @@ class PromptDataModule(LightningDataModule):
                 if self._is_given(row, name):
                     read_response(row, name, prompt)  # refuses what cannot be used later
             self.rows[row.place], self.prompts[row.place] = row, prompt
-            self._ids[row.place] = encode_prompt(self.tokenizer, prompt, row.place, self.max_length)
         if not self.rows:
             raise WrongInput("there are no prompts", source_name(self.data), "give rows with a `prompt`")
+        encoded: dict[int, dict[str, list[int]]] = {}  # by tokenizer: models share what they read alike
+        for name, tokenizer in self.tokenizers.items():
+            if id(tokenizer) not in encoded:
+                encoded[id(tokenizer)] = {
+                    place: encode_prompt(tokenizer, prompt, place, self.max_length)
+                    for place, prompt in self.prompts.items()
+                }
+            self._ids[name] = encoded[id(tokenizer)]
 
     def log_of(self, name: str) -> ResponseLog:
         """The responses of a model."""
@@ -89,13 +100,15 @@ class PromptDataModule(LightningDataModule):
 
     def _batches(self, name: str) -> list[PromptBatch]:
         asked = [place for place, row in self.rows.items() if not self._is_given(row, name)]
-        asked.sort(key=lambda place: len(self._ids[place]))  # stable: equal lengths keep the data's order
+        lengths = {place: len(self._ids[name][place]) for place in asked}
+        asked.sort(key=lengths.__getitem__)  # stable: equal lengths keep the data's order
         done = self.log_of(name).read().keys()
         seed = int(text_digest(str(self.seed), name)[:8], 16)
+        pad_id = pad_id_of(self.tokenizers[name])
         batches = []
         for places in open_batches(self.trainer, asked, self._size(len(asked)), done):
             left = [place for place in places if place not in done]
-            batches.append(collate_prompts([self._ids[place] for place in left], left, pad_id_of(self.tokenizer), seed))
+            batches.append(collate_prompts([self._ids[name][place] for place in left], left, pad_id, seed))
         return batches
 
     def _size(self, prompts: int) -> int:

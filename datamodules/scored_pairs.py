@@ -71,11 +71,12 @@ def with_scores(pairs: Sequence[EncodedPair], reference: ScoreCache, teacher: Sc
     scores = np.full((len(pairs), 4), np.nan, dtype=np.float32)
     rows = iter(pairs)
     for start in range(0, len(pairs), PAIRS_A_LOOK):
-        keys = [(response_key(pair.chosen), response_key(pair.rejected)) for pair in islice(rows, PAIRS_A_LOOK)]
-        for column, cache in ((0, reference), (2, teacher)):
+        some = list(islice(rows, PAIRS_A_LOOK))
+        for column, name, cache in ((0, "reference", reference), (2, "teacher", teacher)):
+            keys = [[response_key(response) for response in pair.read_by(name).responses] for pair in some]
             known = cache.read(key for both in keys for key in both)
             found = [[known.get(key, np.nan) for key in both] for both in keys]
-            scores[start : start + len(keys), column : column + 2] = found
+            scores[start : start + len(some), column : column + 2] = found
     for column, name in ((0, "reference"), (2, "teacher")):
         lacking = np.flatnonzero(np.isnan(scores[:, column : column + 2]).any(1))  # what is cached is finite
         if len(lacking):

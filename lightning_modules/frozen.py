@@ -14,7 +14,8 @@ class FrozenModelsModule(LightningModule):
 
     Args:
         models: Name → Hugging Face folder or Hub id, in the order of the datamodule's loaders.
-        tokenizer: Shared by all of them.
+        tokenizer: Shared by all of them, but those with
+        tokenizers: one of their own: name → tokenizer.
         dtype: Of the forward passes.
         attn_implementation: As transformers names it (None: the best that the family has here).
     """
@@ -24,11 +25,12 @@ class FrozenModelsModule(LightningModule):
         models: Mapping[str, ModelSource],
         tokenizer: PreTrainedTokenizerBase,
         *,
+        tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
         dtype: str = "float32",
         attn_implementation: str | None = None,
     ):
         super().__init__()
-        self.sources, self.tokenizer = dict(models), tokenizer
+        self.sources, self.tokenizer, self.tokenizers = dict(models), tokenizer, dict(tokenizers or {})
         self.build: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         # A tuple is no submodule: nothing of it is checkpointed, wrapped or moved behind our back.
         self._loaded: tuple[str, PreTrainedModel] | None = None
@@ -37,10 +39,14 @@ class FrozenModelsModule(LightningModule):
         """The model that a loader belongs to."""
         return list(self.sources)[dataloader_idx]
 
+    def tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
+        """The named model's tokenizer."""
+        return self.tokenizers.get(name, self.tokenizer)
+
     def model(self, name: str) -> PreTrainedModel:
         """The named model, on this module's device; the one before it is let go."""
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None
-            model = freeze(build_language_model(self.sources[name], self.tokenizer, **self.build))
+            model = freeze(build_language_model(self.sources[name], self.tokenizer_of(name), **self.build))
             self._loaded = (name, model.to(self.device))  # type: ignore[arg-type]
         return self._loaded[1]

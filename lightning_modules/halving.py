@@ -66,7 +66,8 @@ def halves(batch: Batch) -> list[tuple[Batch, list[int]]]:
 
 def _rows(batch: TokenBatch, start: int, end: int) -> TokenBatch:
     width = int(batch.attention_mask[start:end].sum(-1).max())
-    return TokenBatch(*(field[start:end, :width] for field in batch[:3]), batch.row_ids[start:end])
+    input_ids, attention, response = (field[start:end, :width] for field in batch[:3])
+    return TokenBatch(input_ids, attention, response, batch.row_ids[start:end])
 
 
 def _prompts(apart: PackedTokenBatch, start: int, end: int) -> tuple[PackedTokenBatch, list[int]]:

@@ -96,7 +96,7 @@ class SamplingModule(FrozenModelsModule):
 
     Args:
         models: Name → model; see ``FrozenModelsModule``.
-        tokenizer: Shared by all.
+        tokenizer: Shared by all that have none of their own.
         sampling: For every model, or name → its own.
         sampler: ``continuous``: an answer that ends makes room for the next prompt at once; ``batched``: all answers of
             a batch go on until the last has ended; ``auto``: continuous on CUDA with models it takes, else batched.
@@ -125,14 +125,14 @@ class SamplingModule(FrozenModelsModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Iterator[Responses]:
         """One response a prompt."""
         name = self.name_of(dataloader_idx)
-        model = self.model(name)
-        stops = stop_token_ids(model, self.tokenizer)
+        model, tokenizer = self.model(name), self.tokenizer_of(name)
+        stops = stop_token_ids(model, tokenizer)
         # `generate` fills what we leave open (beams, penalties, …) from the model's own: only its stops have a say.
         model.generation_config = GenerationConfig(eos_token_id=stops)
         how = self.sampling[name]
         greedy = replace(how, temperature=0.0, top_p=1.0, top_k=0)  # tokens are drawn here
-        config = generation_config(model, self.tokenizer, greedy)
-        draws = TokenDraws(how.temperature, how.top_p, how.top_k, len(self.tokenizer))
+        config = generation_config(model, tokenizer, greedy)
+        draws = TokenDraws(how.temperature, how.top_p, how.top_k, len(tokenizer))
         keys = [answer_key(batch.seed, row_id) for row_id in batch.row_ids]
         if self.sampler == "continuous" or (self.sampler == "auto" and self.device.type == "cuda"):
             try:
@@ -176,5 +176,5 @@ class SamplingModule(FrozenModelsModule):
         """Answers up to the first token that ends a turn."""
         ends = [next((at for at, token in enumerate(row) if token in stops), None) for row in made]
         kept = [row if end is None else row[: end + 1] for row, end in zip(made, ends, strict=True)]
-        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in kept]
+        texts = [str(self.tokenizer_of(name).decode(row, skip_special_tokens=True)) for row in kept]
         return Responses(name, row_ids, texts, [len(row) for row in kept], [end is not None for end in ends])

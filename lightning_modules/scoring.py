@@ -88,7 +88,7 @@ class ScoringModule(FrozenModelsModule):
 
     Args:
         models: Name → model; see ``FrozenModelsModule``.
-        tokenizer: Shared by all; its length is the real vocabulary.
+        tokenizer: Shared by all that have none of their own; its length is the real vocabulary.
         logits_chunk: See ``PolicyModule``.
         padded_vocabulary: See ``PolicyModule``.
         packing: See ``Packing``.
@@ -106,7 +106,7 @@ class ScoringModule(FrozenModelsModule):
         **settings: Any,
     ):
         super().__init__(models, tokenizer, **settings)
-        self.logits_chunk, self.vocabulary = logits_chunk, None if padded_vocabulary else len(tokenizer)
+        self.logits_chunk, self.padded_vocabulary = logits_chunk, padded_vocabulary
         self.packing = Packing(packing)
         self._halving: dict[str, Halving] = {}
 
@@ -116,7 +116,8 @@ class ScoringModule(FrozenModelsModule):
     ) -> ResponseScores:
         """Score the batch with the model that its loader belongs to; in parts where memory does not suffice."""
         name = self.name_of(dataloader_idx)
-        settings = {"vocabulary": self.vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
+        vocabulary = None if self.padded_vocabulary else len(self.tokenizer_of(name))
+        settings = {"vocabulary": vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
         logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
         return ResponseScores(name, batch.row_ids, logps)

@@ -40,6 +40,9 @@ def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
     planned = KINDS[kind](reader, stage, cuda)
     if planned is None:
         return None
+    own = stage["module"].get("tokenizers") or {}
+    if any(source for model, source in own.items() if model != "_target_"):
+        planned = planned._replace(assumed=(*planned.assumed, "as many tokens of the teacher's as of the student's"))
     size = "score_batch_size" if kind == "scoring" and "score_batch_size" in stage["datamodule"] else "batch_size"
     return planned._replace(work=planned.work._replace(batch_key=reader.key(name, "datamodule", size)))
 
@@ -133,8 +136,10 @@ def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     return Planned(work, (*rows.assumed, *known.assumed))
 
 
-def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | None:
     module, data = stage["module"], stage["datamodule"]
+    if not data["compared"]:
+        return None
     tokenizer = reader.tokenizer(module["tokenizer"])
     asked = reader.stage(reader.maker(data["answers"]) or "answers")
     rows = reader.rows(asked["datamodule"]["data"], tokenizer, data["max_length"])
