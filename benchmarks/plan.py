@@ -85,11 +85,19 @@ CASES = [
     ("medium", "scores,dadpo", ("batch_size=8", "gradient_checkpointing=true")),
     ("medium", "scores,dadpo", ("batch_size=8", "trainer.precision=bf16-mixed")),
 ]
+HEAP_CASES = [
+    ("medium", "scores", ()),
+    ("medium", "scores,dadpo", ("batch_size=8",)),
+    ("medium", "scores,dadpo", ("batch_size=8", "packing=off")),
+    ("medium", "scores,dadpo", ("batch_size=8", "mode=live")),
+    ("medium", "scores,dadpo", ("batch_size=8", "gradient_checkpointing=true")),
+]
+"""Those that are also measured with the heap as it is."""
 WORDS = ["what", "city", "river", "old", "who", "built", "the", "bridge", "near", "garden", "tower", "when", "was"]
 QUICK = [
     "experiment=dadpo_qwen", "name=plan", "trainer=cpu", "trainer.precision=32-true", "dtype=float32", "threads=1",
     "trainer.accumulate_grad_batches=1", "gradient_checkpointing=false", "max_length=256", "estimate.process_gib=0",
-    "+trainer.enable_progress_bar=false",
+    "+trainer.enable_progress_bar=false", "stage.dadpo.module.optimizer.fused=false",  # bf16-mixed clips gradients
 ]  # fmt: skip
 
 
@@ -142,7 +150,8 @@ def config_of(root: Path, size: str, stages: str, extra: list[str]) -> DictConfi
     """The experiment on the inputs, or on their stand-ins (``size`` warm)."""
     models = ("warm", "warm", "warm.jsonl") if size == "warm" else ("teacher", "student", "data.jsonl")
     given = [f"{key}={root / name}" for key, name in zip(("teacher", "student", "data"), models, strict=True)]
-    paths = [f"paths.output_dir={root}/out-{size}", f"paths.cache_dir={root}/cache"]
+    cache = f"{root}/cache{'-off' if 'packing=off' in extra else ''}"  # where no scores are known yet
+    paths = [f"paths.output_dir={root}/out-{size}", f"paths.cache_dir={cache}"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("train", overrides=[*QUICK, *paths, *given, f"stages=[{stages}]", *extra])
@@ -190,8 +199,19 @@ def measure(root: Path, case: tuple[str, str, tuple[str, ...]], fixed: bool) -> 
         command = [sys.executable, "-m", "benchmarks.plan", prepare, f"{root}/{size}", size, stages, *extra]
         outcome = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     numbers = json.loads(outcome.splitlines()[-1])
-    print(*case[:2], *extra, "fixed" if fixed else "", numbers, file=sys.stderr, flush=True)
+    print(json.dumps([*case, fixed, numbers]), file=sys.stderr, flush=True)
     return Result(case, **numbers)
+
+
+def known_results(path: Path | None) -> dict[str, Result]:
+    """Results of an interrupted run, from what it wrote to standard error."""
+    found = {}
+    for line in path.read_text().splitlines() if path else []:
+        if line.startswith("["):
+            size, stages, extra, fixed, numbers = json.loads(line)
+            case = (size, stages, tuple(extra))
+            found[repr((case, fixed))] = Result(case, **numbers)
+    return found
 
 
 def table(title: str, results: list[Result]) -> list[str]:
@@ -219,11 +239,13 @@ def fit() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true", help="also write benchmarks/plan.md")
+    parser.add_argument("--known", type=Path, help="standard error of an interrupted run: what it measured is kept")
     parser.add_argument("--fit", action="store_true", help="the share of glibc's holes in other runs than the table's")
     options = parser.parse_args()
     if options.fit:
         fit()
         return
+    known = known_results(options.known)
     with tempfile.TemporaryDirectory() as folder:
         lines = [
             "Peak of resident memory above a process that has its libraries loaded; Qwen2 models, float32 where",
@@ -239,7 +261,8 @@ def main() -> None:
             root = Path(folder) / str(fixed)  # with a cache of its own
             for size in {size for size, *_ in CASES}:
                 make_inputs(root / size, size)
-            lines += table(title, [measure(root, case, fixed) for case in CASES])
+            cases = [case for case in CASES if fixed or case in HEAP_CASES]
+            lines += table(title, [known.get(repr((case, fixed))) or measure(root, case, fixed) for case in cases])
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:

@@ -197,7 +197,7 @@ def test_bfloat16_forward_float32_sums(tokenizer, model_folder, token_batch):
 
 
 def test_bfloat16_scores_agree_with_float32_better_than_a_bfloat16_softmax(model_folder, token_batch):
-    """Float32 sums over half-precision states err by a hundredth of a nat a token at most."""
+    """Of a response of T tokens: float32 sums over half-precision states err by a hundredth of a nat a token."""
     folder = model_folder(initializer_range=0.2, hidden_size=64, num_hidden_layers=2)
     batch = token_batch([(20, 60), (5, 80), (40, 30), (10, 90)])
     exact = response_logps(freeze(build_language_model(folder)), batch).double()
