@@ -132,7 +132,8 @@ def table(results: dict[int, dict[str, float]]) -> str:
     versions = f"Python {platform.python_version()}, {os.cpu_count()} cores, of which one is used"
     lines = [
         f"{versions}; load average {os.getloadavg()[0]:.1f}. Microseconds of processor time a pair, and by how many",
-        "MiB the process grew above what it held when it was warm.",
+        "MiB the process grew above what it held when it was warm. `store` is the scores stage's, and not flat: a",
+        "table of random keys grows by whole pages.",
         "",
         f"| pairs | {' | '.join(PHASES)} | peak, MiB | as a list, MiB |",
         f"|---:|{'---:|' * (len(PHASES) + 2)}",
@@ -147,8 +148,8 @@ def table(results: dict[int, dict[str, float]]) -> str:
         before, last = sorted(results)[-2:]
         ours, listed = ((results[last][key] - results[before][key]) / (last - before) for key in ("peak", "list"))
         lines += [
-            f"Memory between the two largest sizes: {ours:.0f} bytes a pair (SQLite's caches fill up before that),",
-            f"{listed:.0f} more were the pairs in a list.",
+            f"Memory between the two largest sizes: {ours:.0f} bytes a pair (SQLite's page caches fill up before",
+            f"that), {listed:.0f} more were the pairs in a list.",
         ]
     return "\n".join([*lines, "", "![time and memory over the pairs](dadpo_growth.svg)", ""])
 
