@@ -20,7 +20,7 @@ from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokeni
 from datamodules.other_tokenizer import SHARED_MEND, check_belongs, tell_of_other_tokens
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
 from datamodules.resumable import rank_share, training_sampler
-from datamodules.score_cache import ScoreCache, scorer_of
+from datamodules.score_cache import ScoreCache, scorer_of, served_scorer
 from datamodules.scored_pairs import ScoredPairs, collate_pairs, pack_pairs, response_key, with_scores
 from datamodules.unscored import share_prompts, unscored_loader
 from datamodules.wrong_input import WrongInput
@@ -40,6 +40,8 @@ class PreferencePairsDataModule(LightningDataModule):
         teacher: The same of the teacher. Both None: live mode, batches come without scores.
         teacher_tokenizer: The teacher's, where it is another than the student's: it then scores the same texts in its
             own tokens; see ``datamodules/other_tokenizer.py``.
+        served_teacher: ``NAME@REVISION`` of a teacher behind an endpoint: what its scores are kept under, instead of
+            the weights in ``teacher``, of which only the tokenizer is read.
         cache_dir: Of the score cache.
         score_dtype: Of the forward pass that makes the scores.
         padded_vocabulary: As in ``PolicyModule``: the scores are made with the same vocabulary.
@@ -63,6 +65,7 @@ class PreferencePairsDataModule(LightningDataModule):
         reference: str | None = None,
         teacher: str | None = None,
         teacher_tokenizer: str | None = None,
+        served_teacher: str | None = None,
         cache_dir: str | Path | None = None,
         score_dtype: str = "float32",
         padded_vocabulary: bool = False,
@@ -99,6 +102,7 @@ class PreferencePairsDataModule(LightningDataModule):
         self.data, self.tokenizer = data, tokenizer
         self.teacher_tokenizer = None if teacher_tokenizer is None else load_tokenizer(teacher_tokenizer)
         self.frozen = {"reference": reference, "teacher": teacher} if reference and teacher else {}
+        self.served_teacher = served_teacher
         self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
         self.score_dtype, self.padded_vocabulary = score_dtype, padded_vocabulary
         self.max_length, self.val_fraction, self.seed = max_length, val_fraction, seed
@@ -136,8 +140,9 @@ class PreferencePairsDataModule(LightningDataModule):
         assert self.cache_dir is not None
         if name not in self._caches:
             vocabulary = None if self.padded_vocabulary else len(self._tokenizer_of(name))
-            scorer = scorer_of(self.frozen[name], self.score_dtype, vocabulary)
-            self._caches[name] = ScoreCache(self.cache_dir, scorer)
+            served = self.served_teacher if name == "teacher" else None
+            local = (self.frozen[name], self.score_dtype, vocabulary)
+            self._caches[name] = ScoreCache(self.cache_dir, served_scorer(served) if served else scorer_of(*local))
         return self._caches[name]
 
     def place_of(self, key: str) -> str:

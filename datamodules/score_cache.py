@@ -54,6 +54,15 @@ def scorer_of(model: str, dtype: str, vocabulary: int | None) -> Scorer:
     return Scorer(model_digest(local_model(model)), dtype, vocabulary)
 
 
+def served_scorer(served: str) -> Scorer:
+    """A model behind an endpoint, ``NAME@REVISION``: its weights, dtype and vocabulary cannot be seen.
+
+    Its scores are kept under that name, wherever it is served: whoever serves other weights has to say so by another
+    revision.
+    """
+    return Scorer(f"served: {served}", "as served", None)
+
+
 def score_key(ids: np.ndarray, prompt_length: int) -> str:
     """Hex key of a response: token ids (any integer dtype) and the mask, which covers ``ids[prompt_length:]``."""
     return hashlib.blake2b(struct.pack("<q", prompt_length) + ids.astype("<i8").tobytes(), digest_size=20).hexdigest()

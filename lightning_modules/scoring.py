@@ -1,7 +1,7 @@
 """One interface for every log-probability: a batch of token ids with a response mask in, sums out."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +81,14 @@ class ResponseScores(NamedTuple):
     """Summed over response tokens, nats."""
 
 
+class Scorer(Protocol):
+    """Another way to the same numbers than a model in memory, e.g. ``EndpointScorer``."""
+
+    def logps(self, batch: TokenBatch | PackedTokenBatch) -> list[float]:
+        """Log-probability of each response, summed over its tokens."""
+        ...
+
+
 class ScoringModule(FrozenModelsModule):
     """Log-probabilities of responses under each of several frozen models.
 
@@ -89,6 +97,7 @@ class ScoringModule(FrozenModelsModule):
     Args:
         models: Name → model; see ``FrozenModelsModule``.
         tokenizer: Shared by all that have none of their own; its length is the real vocabulary.
+        scorers: Name → what scores in that model's place, which is then not loaded.
         logits_chunk: See ``PolicyModule``.
         padded_vocabulary: See ``PolicyModule``.
         packing: See ``Packing``.
@@ -100,6 +109,7 @@ class ScoringModule(FrozenModelsModule):
         models: Mapping[str, ModelSource],
         tokenizer: PreTrainedTokenizerBase,
         *,
+        scorers: Mapping[str, Scorer] | None = None,
         logits_chunk: int | None = None,
         padded_vocabulary: bool = False,
         packing: PackingSetting = "auto",
@@ -107,7 +117,7 @@ class ScoringModule(FrozenModelsModule):
     ):
         super().__init__(models, tokenizer, **settings)
         self.logits_chunk, self.padded_vocabulary = logits_chunk, padded_vocabulary
-        self.packing = Packing(packing)
+        self.packing, self.scorers = Packing(packing), dict(scorers or {})
         self._halving: dict[str, Halving] = {}
 
     @torch.no_grad()
@@ -116,6 +126,8 @@ class ScoringModule(FrozenModelsModule):
     ) -> ResponseScores:
         """Score the batch with the model that its loader belongs to; in parts where memory does not suffice."""
         name = self.name_of(dataloader_idx)
+        if name in self.scorers:
+            return ResponseScores(name, batch.row_ids, self.scorers[name].logps(batch))
         vocabulary = None if self.padded_vocabulary else len(self.tokenizer_of(name))
         settings = {"vocabulary": vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))

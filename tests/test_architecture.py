@@ -14,6 +14,7 @@ PURE = {
     "lightning_modules/dadpo/loss.py": {"torch"},
     "lightning_modules/dadpo/variants.py": {"torch"},
     "lightning_modules/pruning/plan.py": set(),
+    "lightning_modules/endpoint/reading.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},
     "lightning_modules/rast/drawing.py": {"torch"},
     "lightning_modules/rast/rewards.py": {"torch"},

@@ -17,6 +17,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "complement": lambda share: 1 - share,
     "pick": lambda items, index: items[index],
     "beside": lambda items, name, value: DictConfig({**items, name: value}),
+    "served": lambda scorer, model, revision: f"{model}@{revision}" if scorer == "endpoint" else None,
     "unless_live": lambda mode, value: None if mode == "live" else value,
     "given": lambda value, if_given, otherwise: otherwise if value is None else if_given,
     "least_templates": lambda questions, drawn: max(questions - 1, drawn),
@@ -32,7 +33,8 @@ def register_resolvers() -> None:
     ``${with_teacher:STUDENTS,TEACHER}`` puts the teacher in front. ``${sum:A,B}``, ``${product:A,B}``,
     ``${complement:A}`` = 1 − A and ``${pick:LIST,INDEX}`` do what they say. ``${given:VALUE,A,B}`` is A unless VALUE
     is null; ``${unless_live:MODE,VALUE}`` is null in live mode, which looks up no scores; ``${only:DICT,NAMES}`` keeps
-    some of a dict's items, and ``${beside:DICT,NAME,VALUE}`` has one more.
+    some of a dict's items, and ``${beside:DICT,NAME,VALUE}`` has one more;
+    ``${served:SCORER,MODEL,REVISION}`` names a served teacher.
     ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}`` names the latency logs that
     a file, a glob or a list of them means.
     """

@@ -115,7 +115,9 @@ def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     tokenizer = reader.tokenizer(module["tokenizer"])
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
     known = answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
-    models = _frozen(reader, stage, module["models"], module["dtype"], cuda)
+    served = {"teacher"} if data.get("served_teacher") else set()
+    here = {name: source for name, source in module["models"].items() if name not in served}
+    models = _frozen(reader, stage, here, module["dtype"], cuda)
     packs, count, sequences = _packs(stage), rows.count, known.rows
     if not packs:
         count = 2 * rows.count
