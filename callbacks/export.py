@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Protocol
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 class Exporting(Protocol):
     """What is asked of the module."""
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
+        """Write a Hugging Face folder. With a sharded model every rank is asked, and gathers; the first writes."""
         ...
 
 
@@ -26,7 +27,8 @@ class ExportCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder, on one rank."""
-        if trainer.is_global_zero:
+        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+        if trainer.is_global_zero or sharded:
             module: Exporting = pl_module  # type: ignore[assignment]
             module.export(self.folder)
         trainer.strategy.barrier()

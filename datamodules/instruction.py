@@ -12,7 +12,7 @@ from datamodules.batches import TokenBatch
 from datamodules.collate import collate_responses
 from datamodules.encoding import EncodedResponse, Prompt, encode_response, pad_id_of
 from datamodules.pairs import RowSource, open_rows, read_prompt, read_response, source_name
-from datamodules.resumable import rank_share, training_sampler
+from datamodules.resumable import shared_batches, training_sampler
 from datamodules.rows import Row, check_messages
 from datamodules.wrong_input import WrongInput
 
@@ -82,8 +82,8 @@ class InstructionDataModule(LightningDataModule):
         """Held-out rows, in order."""
         if not self.val_rows:
             return []
-        rows = rank_share(self.trainer, self.val_rows)
-        return DataLoader(rows, batch_size=self.batch_size, collate_fn=self._collate)  # type: ignore[arg-type]
+        batches = shared_batches(self.trainer, len(self.val_rows), self.batch_size)
+        return DataLoader(self.val_rows, batch_sampler=batches, collate_fn=self._collate)  # type: ignore[arg-type]
 
     @property
     def _collate(self):

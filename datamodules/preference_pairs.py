@@ -19,7 +19,7 @@ from datamodules.disk_rows import Chosen, DiskRows
 from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
 from datamodules.other_tokenizer import SHARED_MEND, check_belongs, tell_of_other_tokens
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
-from datamodules.resumable import rank_share, training_sampler
+from datamodules.resumable import shared_batches, training_sampler
 from datamodules.score_cache import ScoreCache, scorer_of, served_scorer
 from datamodules.scored_pairs import ScoredPairs, collate_pairs, pack_pairs, response_key, with_scores
 from datamodules.unscored import share_prompts, unscored_loader
@@ -176,9 +176,8 @@ class PreferencePairsDataModule(LightningDataModule):
         """Held-out pairs, in order."""
         if not self.val_pairs:
             return []
-        pairs = self._scored(self.val_pairs)
-        share = Subset(pairs, rank_share(self.trainer, list(range(len(pairs)))))  # type: ignore[arg-type]
-        return DataLoader(share, batch_size=self.batch_size, collate_fn=self._collate)
+        batches = shared_batches(self.trainer, len(self.val_pairs), self.batch_size)
+        return DataLoader(self._scored(self.val_pairs), batch_sampler=batches, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Responses without a score: a loader for the reference, one for the teacher."""

@@ -15,7 +15,7 @@ from datamodules.digest import text_digest
 from datamodules.pairs import RowSource
 from datamodules.question_encoding import QuestionEncoder
 from datamodules.question_rows import read_examples
-from datamodules.resumable import rank_share, training_sampler
+from datamodules.resumable import shared_batches, training_sampler
 from datamodules.wrong_input import WrongInput
 
 
@@ -88,8 +88,8 @@ class QuestionData(LightningDataModule, ABC):
     def _in_order(self, rows: list[Any]) -> DataLoader | list:
         if not rows:
             return []
-        share = rank_share(self.trainer, rows)
-        return DataLoader(share, batch_size=self.batch_size, collate_fn=self.collate)  # type: ignore[arg-type]
+        batches = shared_batches(self.trainer, len(rows), self.batch_size)
+        return DataLoader(rows, batch_sampler=batches, collate_fn=self.collate)  # type: ignore[arg-type]
 
     def _read(self, source: RowSource, *, questions: bool = True) -> list[Example]:
         examples, unanswerable = read_examples(source, questions=questions)

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
-from typing import TypeVar
+from itertools import pairwise
 
 import torch
 from lightning import Trainer
@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from datamodules.wrong_input import WrongInput
-
-T = TypeVar("T")
 
 
 class ResumableBatchSampler(Sampler[list[int]]):
@@ -136,11 +134,24 @@ def _set_epoch(trainer: Trainer, epoch: int) -> None:
         count.processed = count.completed = epoch  # type: ignore[attr-defined]
 
 
-def rank_share(trainer: Trainer | None, rows: list[T]) -> list[T]:
-    """Every world-th row, for loops that look at each row once; never empty, so that no rank waits for another."""
-    if trainer is None or not rows:
-        return rows
-    return rows[trainer.global_rank :: trainer.world_size] or rows[:1]
+def shared_batches(trainer: Trainer | None, rows: int, size: int) -> list[list[int]]:
+    """Batches of row numbers, for loops that look at each row once: this rank's, as many as every other rank has.
+
+    Ranks whose models are sharded wait for one another in every batch; one batch more on one of them would wait for
+    ever. A rank takes every world-th row; where there are fewer rows than ranks, the first row stands in.
+
+    Args:
+        trainer: Knows the rank. None: one process.
+        rows: Number of rows, at least 1.
+        size: Rows a batch at most. (Of uneven shares, a batch of 1 may become one of 2.)
+    """
+    if trainer is None or trainer.world_size == 1:
+        return [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
+    world = trainer.world_size
+    share = list(range(trainer.global_rank, rows, world)) or [0]
+    count = min(max(rows // world, 1), math.ceil(math.ceil(rows / world) / size))
+    bounds = [len(share) * number // count for number in range(count + 1)]
+    return [share[start:end] for start, end in pairwise(bounds)]
 
 
 def open_batches(trainer: Trainer | None, places: Sequence[str], size: int, done: Set[str]) -> list[list[str]]:

@@ -6,8 +6,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_modules.language_model import stop_token_ids
@@ -18,6 +20,7 @@ def export(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     beside: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a Hugging Face folder (safetensors, tokenizer, chat template, generation config), aside, then rename.
 
@@ -26,6 +29,7 @@ def export(
         tokenizer: Goes with it.
         folder: Where to.
         beside: Name → further models with their tokenizers, for folders of these names inside.
+        weights: Of ``model``, gathered; it need not hold more than shards of them. None: its own.
 
     Raises:
         OSError: The folder cannot be written; what stood there before is untouched.
@@ -37,7 +41,8 @@ def export(
         for name, (part, its_tokenizer) in {".": (model, tokenizer), **(beside or {})}.items():
             if part.can_generate():
                 part.generation_config = _exported_generation_config(part, its_tokenizer)
-            part.save_pretrained(aside / name)
+            gathered: dict[str, Any] = {"state_dict": weights} if weights is not None and part is model else {}
+            part.save_pretrained(aside / name, **gathered)
             its_tokenizer.save_pretrained(aside / name)
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():

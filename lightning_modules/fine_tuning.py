@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from datamodules.batches import Seq2SeqBatch, TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import build_model, output_head
 from lightning_modules.logprobs import token_logps
+from lightning_modules.ranks import in_mean, over_ranks
 from lightning_modules.scoring import response_lengths, response_logps
 from lightning_modules.seq2seq import encoder_states, hits, label_states
+from lightning_modules.sharding import whole
 from lightning_modules.trainable import PolicyModule
 
 
@@ -40,19 +43,22 @@ class FineTuningModule(PolicyModule):
     def training_step(self, batch: TokenBatch | Seq2SeqBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the batch's response tokens."""
         learnt = self._loss(batch)
-        self.log(f"{self.name}/train/loss", learnt.loss.detach(), prog_bar=True)
+        means = {"loss": learnt.loss} | ({} if learnt.accuracy is None else {"accuracy": learnt.accuracy})
+        means, weight = over_ranks(self, means, learnt.tokens)
+        self.log(f"{self.name}/train/loss", means["loss"].detach(), prog_bar=True)
         self.log(f"{self.name}/train/response_tokens", learnt.tokens / len(batch.input_ids))
         if learnt.accuracy is not None:
-            self.log(f"{self.name}/train/accuracy", learnt.accuracy)
-        return self.guard(learnt.loss, batch.row_ids if isinstance(batch, TokenBatch) else [f"of batch {batch_idx}"])
+            self.log(f"{self.name}/train/accuracy", means["accuracy"])
+        row_ids = batch.row_ids if isinstance(batch, TokenBatch) else [f"of batch {batch_idx}"]
+        return self.guard(learnt.loss * weight, row_ids)
 
     def validation_step(self, batch: TokenBatch | Seq2SeqBatch, batch_idx: int) -> None:
         """The same on held-out rows, weighted by tokens so that batches of any size add up."""
         learnt = self._loss(batch)
-        count = int(learnt.tokens)
-        self.log(f"{self.name}/val/loss", learnt.loss, batch_size=count, on_epoch=True, sync_dist=True, prog_bar=True)
+        settings = in_mean(float(learnt.tokens), gather=True)
+        self.log(f"{self.name}/val/loss", learnt.loss, on_epoch=True, prog_bar=True, **settings)
         if learnt.accuracy is not None:
-            self.log(f"{self.name}/val/accuracy", learnt.accuracy, batch_size=count, on_epoch=True, sync_dist=True)
+            self.log(f"{self.name}/val/accuracy", learnt.accuracy, on_epoch=True, **settings)
 
     def _loss(self, batch: TokenBatch | Seq2SeqBatch) -> Learnt:
         assert self.policy is not None
@@ -63,16 +69,15 @@ class FineTuningModule(PolicyModule):
                 "use the datamodule that belongs to this kind of model",
             )
         if isinstance(batch, Seq2SeqBatch):
-            return self._label_loss(batch)
+            return whole(self.policy, lambda policy: self._label_loss(policy, batch))
         logps = response_logps(self.policy, batch, vocabulary=self.vocabulary, chunk=self.logits_chunk)
         tokens = response_lengths(batch).sum()
         return Learnt(-logps.sum() / tokens.clamp(min=1), tokens)
 
-    def _label_loss(self, batch: Seq2SeqBatch) -> Learnt:
-        assert self.policy is not None
-        encoded = encoder_states(self.policy, batch.input_ids, batch.attention_mask)
-        states = label_states(self.policy, encoded, batch.attention_mask, batch.labels)
-        head = output_head(self.policy, self.vocabulary)
+    def _label_loss(self, policy: PreTrainedModel, batch: Seq2SeqBatch) -> Learnt:
+        encoded = encoder_states(policy, batch.input_ids, batch.attention_mask)
+        states = label_states(policy, encoded, batch.attention_mask, batch.labels)
+        head = output_head(policy, self.vocabulary)
         logps = token_logps(states.hidden, head, states.targets, self.logits_chunk)
         tokens = torch.tensor(float(len(states.targets)), device=logps.device)
         right = hits(states, head, self.logits_chunk)

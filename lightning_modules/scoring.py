@@ -13,6 +13,7 @@ from lightning_modules.halving import Halving
 from lightning_modules.language_model import ModelSource, hidden_states, output_head
 from lightning_modules.logprobs import token_logps
 from lightning_modules.packing import Packing
+from lightning_modules.sharding import whole
 
 PACKING = Packing()
 
@@ -60,9 +61,13 @@ def response_logps(
     Returns:
         (N,) float32, nats. A row without response tokens gives 0.
     """
-    head, states = output_head(model, vocabulary), response_states(model, batch, packing)
-    per_token = token_logps(states.hidden, head, states.targets, chunk)
-    return per_token.new_zeros(len(batch.row_ids)).index_add(0, states.rows, per_token)
+
+    def summed(model: PreTrainedModel) -> Tensor:
+        head, states = output_head(model, vocabulary), response_states(model, batch, packing)
+        per_token = token_logps(states.hidden, head, states.targets, chunk)
+        return per_token.new_zeros(len(batch.row_ids)).index_add(0, states.rows, per_token)
+
+    return whole(model, summed)
 
 
 def response_lengths(batch: TokenBatch | PackedTokenBatch) -> Tensor:

@@ -16,7 +16,9 @@ from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
+from lightning_modules.ranks import clip_gradients
 from lightning_modules.serving import Engine, Served, serve
+from lightning_modules.sharding import full_weights, is_sharded, shard
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -80,7 +82,11 @@ class PolicyModule(LightningModule):
         """Build the policy once, when the trainer (or a caller) asks for it."""
         if self.policy is None:
             # Loaded models come in eval mode, and Lightning leaves it so: no gradient checkpointing, no dropout.
-            self.policy = self.build_policy(self.source, self.tokenizer, **self.build).train()
+            self.policy = self.spread(self.build_policy(self.source, self.tokenizer, **self.build).train())
+
+    def spread(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is."""
+        return model if self.device_mesh is None else shard(model, self.device_mesh, str(self.trainer.precision))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW-style groups (no decay on biases and norms), linear warm-up, cosine decay a step at a time.
@@ -99,6 +105,10 @@ class PolicyModule(LightningModule):
         """Log the learning rate that this step is taken with."""
         self.log(f"{self.name}/train/lr", optimizer.param_groups[0]["lr"])
 
+    def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named_limits: Any) -> None:
+        """As the trainer says."""
+        clip_gradients(self, optimizer, *limits, **named_limits)
+
     def guard(self, loss: Tensor, row_ids: Iterable[str]) -> Tensor:
         """The loss itself, if it is finite.
 
@@ -114,17 +124,25 @@ class PolicyModule(LightningModule):
         )
 
     def export(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder.
+        """Write the policy as a Hugging Face folder. A sharded one is gathered: every process must come here.
 
         Raises:
             RuntimeError: There is no policy yet.
         """
         if self.policy is None:
             raise RuntimeError("nothing to export: the policy has not been built")
-        export(self.policy, self.tokenizer, Path(folder))
+        weights = full_weights(self.policy) if is_sharded(self.policy) else None
+        if weights != {}:  # of a sharded model's processes the first has them
+            export(self.policy, self.tokenizer, Path(folder), weights=weights)
 
     def serve(self, workload: Workload, engine: Engine) -> list[Served]:
-        """Serve a workload with the policy as it is now, in the middle of training, and leave it unchanged."""
+        """Serve a workload with the policy as it is now, in the middle of training, and leave it unchanged.
+
+        Raises:
+            WrongInput: It is sharded: processes that serve streams of their own cannot gather blocks together.
+        """
+        if is_sharded(self.policy):
+            raise WrongInput("a sharded policy is not served while it is trained", self.name, "export it first")
         return serve(self.trained_policy, self.tokenizer, workload, engine)
 
     @property

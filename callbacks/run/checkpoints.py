@@ -1,13 +1,24 @@
-"""Checkpoints that a kill cannot spoil."""
+"""Checkpoints that a kill cannot spoil: a file, or of a sharded run a folder with a part a process."""
 
 import logging
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from datamodules.wrong_input import WrongInput
+
+REST = "meta.pt"
+"""What a folder holds beside weights and optimizer states: Lightning's loops, callbacks and schedulers."""
+UNREADABLE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, CheckpointException)
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +35,84 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             aside.unlink(missing_ok=True)
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint into one process, be it a file or the folder of a sharded run."""
+        if Path(path).is_dir():
+            return gathered_checkpoint(Path(path))
+        return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
+
+
+def gathered_checkpoint(folder: Path) -> dict[str, Any]:
+    """A sharded run's checkpoint as one that was never sharded, in main memory.
+
+    Args:
+        folder: As Lightning's ``ModelParallelStrategy`` writes it.
+    """
+    reader = FileSystemReader(folder)
+    known = reader.read_metadata().state_dict_metadata
+    state: dict[str, Any] = {
+        name: torch.empty(item.size, dtype=item.properties.dtype) if isinstance(item, TensorStorageMetadata) else None
+        for name, item in known.items()
+    }
+    load(state, storage_reader=reader, no_dist=True)
+    checkpoint = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    optimizers = sum(name.endswith(".param_groups") for name in state)
+    checkpoint["state_dict"] = _under("state_dict.", state)
+    checkpoint["optimizer_states"] = [_by_number(_under(f"optimizer_{i}.", state)) for i in range(optimizers)]
+    return checkpoint
+
+
+def _under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _by_number(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with its parameters' numbers, as torch keeps it, for their names."""
+    groups, numbers = [], dict[str, int]()
+    for group in state["param_groups"]:
+        numbers |= {name: len(numbers) + i for i, name in enumerate(group["params"])}
+        groups.append(group | {"params": [numbers[name] for name in group["params"]]})
+    moments: dict[int, dict[str, Any]] = {number: {} for number in numbers.values()}
+    for key, value in _under("state.", state).items():
+        name, _, moment = key.rpartition(".")
+        moments[numbers[name]][moment] = value
+    return {"state": moments, "param_groups": groups}
+
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a folder that can be read; one that cannot be is said and removed."""
     found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in found:
         try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            _try_reading(path)
+        except UNREADABLE as error:
             log.warning("%s cannot be read (%s); going on from the one before", path, error)
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
             continue
         return path
     return None
+
+
+def check_checkpoint(path: str) -> Path:
+    """The checkpoint that a user names.
+
+    Raises:
+        WrongInput: There is none that can be read.
+    """
+    try:
+        _try_reading(Path(path))
+    except UNREADABLE as error:
+        mend = "name a .ckpt file, or a sharded run's .ckpt folder"
+        raise WrongInput(f"no checkpoint can be read: {error}", path, mend) from error
+    return Path(path)
+
+
+def _try_reading(path: Path) -> None:
+    """Read what can be read at once: a file's pickle, or of a folder that and the size of every part."""
+    if not path.is_dir():
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return
+    torch.load(path / REST, map_location="cpu", weights_only=True, mmap=True)
+    for place in FileSystemReader(path).read_metadata().storage_data.values():
+        if (path / place.relative_path).stat().st_size < place.offset + place.length:
+            raise EOFError(f"{place.relative_path} is cut short")

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.run.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from callbacks.run.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_checkpoint
 from callbacks.run.fingerprint import fingerprint
 from callbacks.run.plan import stage_config
 from datamodules.responses import replace_file
@@ -94,7 +94,10 @@ def _run(config: DictConfig, stage: dict[str, Any], name: str, folder: Path, log
         default_root_dir=str(folder),
     )
     if stage["run"] == "fit":
-        trainer.fit(module, datamodule=data, ckpt_path=newest_checkpoint(folder / "checkpoints"), weights_only=True)
+        begun = newest_checkpoint(folder / "checkpoints")
+        if begun is None and stage.get("resume"):
+            begun = check_checkpoint(stage["resume"])
+        trainer.fit(module, datamodule=data, ckpt_path=begun, weights_only=True)
     elif stage["run"] == "predict":
         trainer.predict(module, datamodule=data, return_predictions=False)
     else:

@@ -14,6 +14,7 @@ from lightning_modules.dadpo.settings import PAPER, Both, Variants, check_dadpo,
 from lightning_modules.dadpo.variants import sft_loss
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
 from lightning_modules.packing import Packing
+from lightning_modules.ranks import in_mean, over_ranks
 from lightning_modules.scoring import response_lengths, response_logps
 from lightning_modules.serving import Engine, Served
 from lightning_modules.trainable import PolicyModule
@@ -94,7 +95,8 @@ class DaDPOModule(PolicyModule):
             }
             assert self.teacher_source is not None
             sources = (self.reference_source, self.teacher_source)
-            self._frozen = tuple(freeze(build_language_model(s, self.tokenizer, **settings)) for s in sources)
+            built = (build_language_model(source, self.tokenizer, **settings) for source in sources)
+            self._frozen = tuple(self.spread(freeze(model)) for model in built)
             if isinstance(self.reference_source, Mapping) and self.reference_source == self.source:
                 # A student made from nothing has no folder to load again: the reference is a copy of its start.
                 self._frozen[0].load_state_dict(self.trained_policy.state_dict())
@@ -161,15 +163,20 @@ class DaDPOModule(PolicyModule):
         policy = self.policy_logps(batch)
         lengths = self._lengths(batch)
         result = self._losses(policy, self.frozen_scores(batch), lengths)
-        loss, sft = result.loss.mean(), sft_loss(policy[0], lengths[0])
-        if self.variants.sft_weight:
-            loss = loss + self.variants.sft_weight * sft
-        diagnostics = self._diagnostics(batch, result, policy, lengths) | {"sft_loss": sft.detach()}
-        pairs, gather = len(batch.row_ids), split == "val"
-        self.log(f"{self.name}/{split}/loss", loss.detach(), prog_bar=True, batch_size=pairs, sync_dist=gather)
-        named = {f"{self.name}/{split}/{key}": value for key, value in diagnostics.items()}
-        self.log_dict(named, batch_size=pairs, sync_dist=gather)
-        return loss
+        loss, sft, training = result.loss.mean(), sft_loss(policy[0], lengths[0]), split == "train"
+        means = {"loss": loss.detach(), **self._diagnostics(batch, result, policy, lengths)}
+        of_tokens, pairs = {"sft_loss": sft.detach()}, len(batch.row_ids)
+        weight = tokens_weight = 1.0
+        if training:  # one mean is over pairs, the other over tokens, of all ranks
+            means, weight = over_ranks(self, means, pairs)
+            of_tokens, tokens_weight = over_ranks(self, of_tokens, lengths[0].sum())
+        means |= of_tokens
+        if sft_weight := self.variants.sft_weight:
+            means["loss"] = means["loss"] + sft_weight * means["sft_loss"]
+        settings = in_mean(pairs, gather=not training)
+        self.log(f"{self.name}/{split}/loss", means.pop("loss"), prog_bar=True, **settings)
+        self.log_dict({f"{self.name}/{split}/{key}": value for key, value in means.items()}, **settings)
+        return loss * weight + (sft_weight * sft * tokens_weight if sft_weight else 0.0)
 
     def _diagnostics(
         self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: Both, lengths: Both

@@ -11,7 +11,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from datamodules.resumable import ResumableBatchSampler, rank_share, training_sampler
+from datamodules.resumable import ResumableBatchSampler, shared_batches, training_sampler
 from datamodules.wrong_input import WrongInput
 
 ROWS, BATCH = 22, 4  # five batches an epoch, two rows left over
@@ -105,19 +105,24 @@ def test_what_cannot_be_shared_out_is_refused(rows, batch, world):
         ResumableBatchSampler(rows, batch, 0, world=world)
 
 
-def test_looking_at_each_row_once_leaves_no_rank_without():
-    class Rank:
-        world_size = 3
+class Rank:
+    def __init__(self, global_rank: int, world_size: int):
+        self.global_rank, self.world_size = global_rank, world_size
 
-        def __init__(self, rank: int):
-            self.global_rank = rank
 
-    for count in (1, 2, 7):
-        shares = [rank_share(Rank(rank), list(range(count))) for rank in range(3)]  # type: ignore[arg-type]
-        assert {row for share in shares for row in share} == set(range(count))
-        assert all(shares)
-    assert rank_share(None, [1, 2]) == [1, 2]
-    assert rank_share(Rank(1), []) == []  # type: ignore[arg-type]
+@settings(max_examples=200, deadline=None)
+@given(rows=st.integers(1, 40), size=st.integers(1, 9), world=st.integers(1, 5))
+def test_each_row_is_looked_at_once_in_as_many_batches_on_every_rank(rows, size, world):
+    """Ranks that share a model wait for one another in every batch."""
+    ranks = [shared_batches(Rank(rank, world), rows, size) for rank in range(world)]  # type: ignore[arg-type]
+    seen = sorted(row for batches in ranks for batch in batches for row in batch)
+    assert seen == [0] * max(world - rows, 0) + list(range(rows))
+    assert len({len(batches) for batches in ranks}) == 1
+    assert all(1 <= len(batch) <= max(size, 2 if world > 1 else 1) for batches in ranks for batch in batches)
+
+
+def test_one_process_looks_at_rows_in_order():
+    assert shared_batches(None, 5, 2) == shared_batches(Rank(0, 1), 5, 2) == [[0, 1], [2, 3], [4]]  # type: ignore[arg-type]
 
 
 class Rows(LightningDataModule):
