@@ -49,34 +49,37 @@ def gathered_checkpoint(folder: Path) -> dict[str, Any]:
         folder: As Lightning's ``ModelParallelStrategy`` writes it.
     """
     reader = FileSystemReader(folder)
-    known = reader.read_metadata().state_dict_metadata
-    state: dict[str, Any] = {
+    metadata = reader.read_metadata()
+    flat: dict[str, Any] = {
         name: torch.empty(item.size, dtype=item.properties.dtype) if isinstance(item, TensorStorageMetadata) else None
-        for name, item in known.items()
+        for name, item in metadata.state_dict_metadata.items()
     }
-    load(state, storage_reader=reader, no_dist=True)
+    load(flat, storage_reader=reader, no_dist=True)
+    state = _nested({metadata.planner_data[name]: value for name, value in flat.items()})
     checkpoint = torch.load(folder / REST, map_location="cpu", weights_only=True)
-    optimizers = sum(name.endswith(".param_groups") for name in state)
-    checkpoint["state_dict"] = _under("state_dict.", state)
-    checkpoint["optimizer_states"] = [_by_number(_under(f"optimizer_{i}.", state)) for i in range(optimizers)]
+    checkpoint["state_dict"] = state.pop("state_dict")
+    checkpoint["optimizer_states"] = [_by_number(state[name]) for name in sorted(state)]
     return checkpoint
 
 
-def _under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+def _nested(flat: dict[tuple[Any, ...], Any]) -> dict[Any, Any]:
+    """Dicts in dicts of values by their paths; what was a list is a dict by numbers."""
+    nested: dict[Any, Any] = {}
+    for (*way, last), value in flat.items():
+        place = nested
+        for step in way:
+            place = place.setdefault(step, {})
+        place[last] = value
+    return nested
 
 
 def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state with its parameters' numbers, as torch keeps it, for their names."""
     groups, numbers = [], dict[str, int]()
-    for group in state["param_groups"]:
+    for _, group in sorted(state["param_groups"].items()):
         numbers |= {name: len(numbers) + i for i, name in enumerate(group["params"])}
         groups.append(group | {"params": [numbers[name] for name in group["params"]]})
-    moments: dict[int, dict[str, Any]] = {number: {} for number in numbers.values()}
-    for key, value in _under("state.", state).items():
-        name, _, moment = key.rpartition(".")
-        moments[numbers[name]][moment] = value
-    return {"state": moments, "param_groups": groups}
+    return {"state": {numbers[name]: moments for name, moments in state["state"].items()}, "param_groups": groups}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

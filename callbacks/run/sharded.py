@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from datamodules.wrong_input import WrongInput
 
@@ -69,6 +71,25 @@ class FSDP2Strategy(ModelParallelStrategy):
             shutil.rmtree(before, ignore_errors=True)
         self.barrier()
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a folder, each process its part, or a file of a run that was not sharded.
+
+        Lightning 2.6 takes the numbers of a file's parameters for those of ``named_parameters``; the optimizer's groups
+        have an order of their own.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            return super().load_checkpoint(path, weights_only)
+        assert self.model is not None
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint.pop("optimizer_states"), strict=True):
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            parts = {number: _part(moments, trained[number]) for number, moments in state["state"].items()}
+            optimizer.load_state_dict(state | {"state": parts})
+        return checkpoint
+
     def _check_callbacks(self, trainer: Trainer, module: LightningModule) -> None:
         from callbacks.goodput.callback import SmoothGoodputCallback
 
@@ -103,6 +124,15 @@ def check_devices(devices: int) -> None:
         raise WrongInput(
             "there is nothing to shard over with one device", WHERE, "set trainer.devices=2 or more, or use trainer=gpu"
         )
+
+
+def _part(moments: dict[str, Any], parameter: DTensor) -> dict[str, Any]:
+    """A sharded parameter's moments in its own shards; what is one number stays one."""
+    mesh, places = parameter.device_mesh, parameter.placements
+    return {
+        name: distribute_tensor(value, mesh, places, src_data_rank=None) if value.shape == parameter.shape else value
+        for name, value in moments.items()
+    }
 
 
 if NAME not in StrategyRegistry:

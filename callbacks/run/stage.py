@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.run.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_checkpoint
 from callbacks.run.fingerprint import fingerprint
 from callbacks.run.plan import stage_config
+from callbacks.run.same_steps import SameSteps
 from datamodules.responses import replace_file
 from datamodules.wrong_input import WrongInput
 
@@ -88,7 +89,7 @@ def _run(config: DictConfig, stage: dict[str, Any], name: str, folder: Path, log
     callbacks: list[Callback] = [_made(callback) for callback in (stage.get("callbacks") or {}).values() if callback]
     trainer: Trainer = _made(
         stage["trainer"],
-        callbacks=callbacks,
+        callbacks=[*callbacks, SameSteps()],
         logger=logger or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),

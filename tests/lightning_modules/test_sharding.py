@@ -2,14 +2,18 @@
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.utils.data import DataLoader
 
 import callbacks.run  # noqa: F401  (the strategy fsdp2)
 from callbacks.export import ExportCallback
 from callbacks.run.checkpoints import AtomicCheckpointIO
+from callbacks.run.same_steps import SameSteps
+from callbacks.score_writer import ScoreWriter
 from datamodules.preference_pairs import PreferencePairsDataModule
-from lightning_modules import DaDPOModule
+from datamodules.wrong_input import WrongInput
+from lightning_modules import DaDPOModule, FineTuningModule, ScoringModule
 from lightning_modules.language_model import build_language_model
 from lightning_modules.sharding import full_weights, is_sharded
 from tests.two_processes import in_two, ranks_of
@@ -61,7 +65,7 @@ def training(folders, tokenizer, pairs_file, tmp_path):
         fixed = {"max_epochs": 2, "gradient_clip_val": 0.3, "use_distributed_sampler": False, "accelerator": "cpu"}
         trainer = Trainer(
             devices=devices,
-            callbacks=[Keep(tmp_path / name), *keep, ExportCallback(tmp_path / name / "model")],
+            callbacks=[Keep(tmp_path / name), *keep, SameSteps(), ExportCallback(tmp_path / name / "model")],
             enable_checkpointing=bool(keep),
             plugins=[AtomicCheckpointIO()],
             **{**QUIET, **fixed, **settings},
@@ -109,3 +113,104 @@ def test_two_processes_learn_what_one_learns(training, tmp_path, tied):
     assert exported.config.architectures == ["Qwen2ForCausalLM"]
     for name, value in exported.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_more_processes_or_fewer(training, tmp_path):
+    training("one", tied=True, saved=tmp_path / "file")
+    in_two(training, "two", 2, tied=True, strategy="fsdp2", saved=tmp_path / "parts")
+    alone = kept(tmp_path / "one")[0]
+    file, parts = (tmp_path / "file/step=1.ckpt", tmp_path / "parts/step=1.ckpt")
+    assert file.is_file()
+    assert sorted(path.name for path in parts.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    training("with one", 1, tied=True, resume=parts)
+    in_two(training, "killed", 2, tied=True, strategy="fsdp2", resume=tmp_path / "parts/step=3.ckpt")
+    in_two(training, "with two", 2, tied=True, strategy="fsdp2", resume=file)
+    in_two(training, "with copies", 2, tied=True, strategy="ddp", resume=parts)
+    for name, steps in {"with one": 1, "killed": 3, "with two": 1, "with copies": 1}.items():
+        assert_same_training(kept(tmp_path / name), alone, slice(steps, None))
+    with pytest.raises(WrongInput, match="with 2 batches an epoch, here there are 4"):
+        training("smaller", 1, tied=True, resume=parts, data={"batch_size": 4})
+
+
+class Shares(LightningDataModule):
+    """One batch a rank, the same in each of three steps."""
+
+    def __init__(self, *shares):
+        super().__init__()
+        self.shares = shares
+
+    def train_dataloader(self):
+        return DataLoader([self.shares[self.trainer.global_rank]] * 3, batch_size=None)
+
+
+def rows_of(batch, rows):
+    """Some rows of a batch of any kind."""
+    if batch is None or isinstance(batch, torch.Tensor):
+        return None if batch is None else batch[rows]
+    return (
+        [batch[i] for i in rows] if isinstance(batch, list) else type(batch)(*(rows_of(part, rows) for part in batch))
+    )
+
+
+def fit(module, folder, name, shares, devices, **settings):
+    keep = Keep(folder / f"{name} {devices} {settings.get('strategy')}", name)
+    fixed = {"accelerator": "cpu", "devices": devices, "max_epochs": 1, "enable_checkpointing": False, **QUIET}
+    trainer = Trainer(callbacks=[keep], use_distributed_sampler=False, log_every_n_steps=1, **fixed, **settings)
+    trainer.fit(module(), datamodule=Shares(*shares))
+    return keep.folder
+
+
+@pytest.fixture
+def kinds(folders, tokenizer, t5_folder, pair_batch, token_batch, seq2seq_batch):
+    """Name → how such a module is made, and a batch of four rows."""
+    student, teacher = folders().values()
+    lengths = [(3, 2), (2, 9), (5, 1), (4, 4)]
+    t5 = t5_folder(num_layers=2)
+    live = {"mode": "live", "teacher": teacher, "optimizer": adam}
+    return {
+        "dadpo": (lambda: DaDPOModule(student, tokenizer, **live), pair_batch(4)),
+        "sft": (lambda: FineTuningModule("sft", student, tokenizer, optimizer=adam), token_batch(lengths)),
+        "t5": (lambda: FineTuningModule("t5", t5, tokenizer, optimizer=adam), seq2seq_batch(lengths)),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["dadpo", "sft", "t5"])
+def test_unequal_shares_count_by_their_items(kinds, tmp_path, kind, strategy):
+    """Three rows on one rank and one on the other are the mean over all four pairs, or over all their tokens."""
+    module, batch = kinds[kind]
+    alone = kept(fit(module, tmp_path, kind, [batch], 1))[0]
+    shares = [rows_of(batch, [0, 1, 2]), rows_of(batch, [3])]
+    in_two(fit, module, tmp_path, kind, shares, 2, strategy=strategy)
+    for losses, _, weights in kept(tmp_path / f"{kind} 2 {strategy}"):
+        assert losses == pytest.approx(alone[0], abs=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, alone[2][name], rtol=1e-3, atol=2e-5, msg=name)
+    assert alone[0][0] - alone[0][-1] > 1e-3
+
+
+@pytest.mark.slow
+def test_two_ranks_fill_the_cache_with_what_one_says(folders, tokenizer, pairs_file, tmp_path):
+    student, teacher = map(str, folders().values())
+
+    def score(cache, devices, strategy="auto"):
+        models = {"reference": student, "teacher": teacher}
+        rows = {"score_batch_size": 6, "packing": "auto", "cache_dir": tmp_path / cache, **models}
+        data = PreferencePairsDataModule(str(pairs_file), tokenizer, **rows)
+        fixed = {"accelerator": "cpu", "devices": devices, "strategy": strategy, "use_distributed_sampler": False}
+        trainer = Trainer(callbacks=[ScoreWriter()], enable_checkpointing=False, **fixed, **QUIET)
+        trainer.predict(ScoringModule(models, tokenizer), datamodule=data, return_predictions=False)
+        return data
+
+    data = score("one", 1)
+    in_two(score, "two", 2, "fsdp2")
+    keys = list(data._responses())
+    again = PreferencePairsDataModule(
+        str(pairs_file), tokenizer, reference=student, teacher=teacher, cache_dir=tmp_path / "two"
+    )
+    for name in ("reference", "teacher"):
+        one, two = data.cache(name).read(keys), again.cache(name).read(keys)
+        assert len(one) == len(keys) == 48
+        assert two == pytest.approx(one, abs=1e-4)
