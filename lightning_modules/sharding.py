@@ -6,8 +6,9 @@ model's weights does so inside ``whole``: there the root is gathered, its gradie
 blocks gather themselves as they run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
+from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from datamodules.wrong_input import WrongInput
+from lightning_modules.language_model import ModelSource, build_skeleton
+from lightning_modules.loading import config_of
 
 T = TypeVar("T")
 WHERE = "trainer.strategy=fsdp2"
@@ -57,6 +60,32 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str = "32-true") 
     model.in_one_piece = MethodType(_call, model)  # type: ignore[assignment]
     register_fsdp_forward_method(model, "in_one_piece")
     return model
+
+
+def check_sharding(
+    *, strategy: str, precision: str = "32-true", model: ModelSource | None = None, by_hand: bool = False
+) -> None:
+    """Refuse before any stage runs what ``shard`` would refuse after hours, as far as settings and a config tell.
+
+    Args:
+        strategy: The trainer's; only ``fsdp2`` shards.
+        precision: The trainer's.
+        model: What the stage trains, if it is there already.
+        by_hand: Whether the module optimises by hand.
+
+    Raises:
+        WrongInput: It cannot be sharded.
+    """
+    if strategy != "fsdp2":
+        return
+    if by_hand:
+        raise WrongInput("modules that optimise by hand are not sharded", WHERE, "use trainer=ddp for this stage")
+    _narrow_dtype(precision)
+    if isinstance(model, Mapping) or (model is not None and Path(model).is_dir()):
+        config = config_of(model)
+        if config is not None and not config.is_encoder_decoder:
+            skeleton = build_skeleton(model)
+            _check_weights(skeleton, _blocks(skeleton))
 
 
 def is_sharded(model: nn.Module | None) -> bool:

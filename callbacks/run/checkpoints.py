@@ -97,17 +97,20 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def check_checkpoint(path: str) -> Path:
-    """The checkpoint that a user names.
+    """The checkpoint that a user names, by itself or by a folder of which it is the newest.
 
     Raises:
         WrongInput: There is none that can be read.
     """
+    place = Path(path)
+    if place.is_dir() and (inside := sorted(place.glob("*.ckpt"), key=lambda found: found.stat().st_mtime_ns)):
+        place = inside[-1]
     try:
-        _try_reading(Path(path))
+        _try_reading(place)
     except UNREADABLE as error:
-        mend = "name a .ckpt file, or a sharded run's .ckpt folder"
-        raise WrongInput(f"no checkpoint can be read: {error}", path, mend) from error
-    return Path(path)
+        mend = "name a .ckpt, or the folder checkpoints of a stage under cache/stages"
+        raise WrongInput(f"no checkpoint can be read: {error}", str(place), mend) from error
+    return place
 
 
 def _try_reading(path: Path) -> None:
