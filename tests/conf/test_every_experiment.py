@@ -27,7 +27,7 @@ def test_every_experiment_composes(composed, experiment):
         assert stage["name"] == name
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "gpu", "ddp"])
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "gpu_80gb", "ddp", "fsdp2", "fsdp2_8x80gb"])
 @pytest.mark.parametrize("logger", ["csv", "wandb", "tensorboard"])
 def test_trainers_and_loggers_compose(composed, trainer, logger):
     config = composed("experiment=dadpo_quickstart", f"trainer={trainer}", f"logger={logger}")

@@ -1,5 +1,7 @@
 """Sharded over two processes, a model learns what it learns in one."""
 
+import os
+
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
@@ -14,8 +16,8 @@ from callbacks.score_writer import ScoreWriter
 from datamodules.preference_pairs import PreferencePairsDataModule
 from datamodules.wrong_input import WrongInput
 from lightning_modules import DaDPOModule, FineTuningModule, ScoringModule
-from lightning_modules.language_model import build_language_model
-from lightning_modules.sharding import full_weights, is_sharded
+from lightning_modules.language_model import build_language_model, build_skeleton
+from lightning_modules.sharding import _blocks, _check_weights, full_weights, is_sharded, whole
 from tests.two_processes import in_two, ranks_of
 
 WIDE = {"initializer_range": 0.2, "num_hidden_layers": 2}
@@ -214,3 +216,87 @@ def test_two_ranks_fill_the_cache_with_what_one_says(folders, tokenizer, pairs_f
         one, two = data.cache(name).read(keys), again.cache(name).read(keys)
         assert len(one) == len(keys) == 48
         assert two == pytest.approx(one, abs=1e-4)
+
+
+class Nested(DaDPOModule):
+    """Asks for the whole policy around what asks for it too."""
+
+    def policy_logps(self, batch):
+        assert self.policy is not None
+        return whole(self.policy, lambda policy: super(Nested, self).policy_logps(batch))
+
+
+@pytest.mark.slow
+def test_a_new_student_starts_as_the_first_process_makes_it(folders, tokenizer, pair_batch, tmp_path):
+    """And so does its reference, which is a copy: the first margin is the teacher's part alone."""
+    teacher = folders()["r"]
+    fields = {"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.2}
+
+    def new():
+        torch.manual_seed(int(os.environ.get("LOCAL_RANK", 0)))
+        return Nested(fields, tokenizer, name="new", mode="live", teacher=teacher, optimizer=adam)
+
+    batch = pair_batch(4)
+    alone = kept(fit(new, tmp_path, "new", [batch], 1))[0]
+    in_two(fit, new, tmp_path, "new", [rows_of(batch, [0, 1]), rows_of(batch, [2, 3])], 2, strategy="fsdp2")
+    for losses, metrics, _ in kept(tmp_path / "new 2 fsdp2"):
+        assert losses == pytest.approx(alone[0], abs=1e-5)
+        assert metrics["new/train/overshoot_factor"] == pytest.approx(alone[1]["new/train/overshoot_factor"])
+
+
+@pytest.mark.slow
+def test_bfloat16_in_shards_is_bfloat16_in_one_process(training, tmp_path):
+    """Blocks are gathered in bfloat16, and gradients clipped; what is left is the rounding of products."""
+    settings = {"precision": "bf16-mixed", "module": {"beta_ref": 0.5, "beta_teacher": 0.5}}
+    training("plain", module=settings["module"])
+    training("one", **settings)
+    in_two(training, "two", 2, strategy="fsdp2", **settings)
+    plain, one, two = (kept(tmp_path / name)[0] for name in ("plain", "one", "two"))
+    assert two[0] == pytest.approx(one[0], abs=0.05)
+    assert two[0] != pytest.approx(plain[0], abs=1e-6)  # it was at work
+    assert {value.dtype for value in two[2].values()} == {torch.float32}
+
+
+def refused(training, said, **settings):
+    with pytest.raises(WrongInput, match=said):
+        training("refused", 2, strategy="fsdp2", **settings)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_sharded_is_refused(training, monkeypatch):
+    def mixed(*args, **kwargs):
+        model = build_language_model(*args, **kwargs)
+        model.lm_head.to(torch.bfloat16)
+        return model
+
+    in_two(refused, training, "precision bf16-true", precision="bf16-true")
+    monkeypatch.setattr(DaDPOModule, "build_policy", staticmethod(mixed))
+    in_two(refused, training, "weights in bfloat16 and float32")
+
+
+def test_weights_shared_among_blocks_are_refused():
+    skeleton = build_skeleton({"model_type": "qwen2", "num_hidden_layers": 2, "vocab_size": 9, "hidden_size": 64})
+    _check_weights(skeleton, _blocks(skeleton))
+    skeleton.model.layers[1].mlp.up_proj.weight = skeleton.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(WrongInput, match="share weights"):
+        _check_weights(skeleton, _blocks(skeleton))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_clips_in_any_precision_that_scales_nothing(
+    folders, tokenizer, pair_batch, trainer, precision
+):
+    """One step of plain descent at rate 1 is as long as the gradient, and no longer than the limit."""
+
+    def descent(groups):
+        return torch.optim.SGD(groups, lr=1.0, fused=True)
+
+    student, teacher = folders().values()
+    module = DaDPOModule(student, tokenizer, mode="live", teacher=teacher, optimizer=descent, warmup=0.0)
+    module.configure_model()
+    before = torch.cat([p.detach().flatten().clone() for p in module.policy.parameters()])
+    fit = trainer(max_steps=1, gradient_clip_val=0.01, precision=precision)
+    fit.fit(module, datamodule=Shares(pair_batch(4)))
+    after = torch.cat([p.detach().flatten() for p in module.policy.parameters()])
+    assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
