@@ -98,6 +98,9 @@ class PolicyModule(LightningModule):
         if total == float("inf"):
             raise WrongInput("training has no end", "trainer", "set max_epochs or max_steps")
         optimizer = self.make_optimizer(parameter_groups(self.parameters()))
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            # Of fused ones Lightning thinks that they scale gradients, and then clips none; without a scaler none does.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler: LRScheduler = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * total), int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

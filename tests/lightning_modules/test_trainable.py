@@ -114,3 +114,19 @@ def test_training_without_an_end_is_refused(model_folder, tokenizer, loader, tra
 def test_a_wrong_dtype_is_told_when_the_policy_is_built(model_folder, tokenizer):
     with pytest.raises(WrongInput, match="unknown dtype 'half'"):
         FineTuningModule("sft", model_folder(), tokenizer, dtype="half").configure_model()
+
+
+def test_a_fused_optimizer_clips_in_mixed_bfloat16(model_folder, tokenizer, loader, trainer):
+    norms = []
+
+    class Norm(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norms.extend([torch.nn.utils.get_total_norm(grads).item()] if grads else [])
+
+    module = FineTuningModule(
+        "sft", model_folder(), tokenizer, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=True)
+    )
+    trainer(precision="bf16-mixed", gradient_clip_val=0.01, callbacks=[Norm()]).fit(module, loader)
+    assert len(norms) >= 9
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-3)
