@@ -12,7 +12,8 @@ from datamodules.wrong_input import WrongInput
 BLOCK_BYTES = 1 << 22
 VOLATILE_CONFIG = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures"}
 """Fields of a model's config that do not change what it computes (the scoring dtype is named apart)."""
-MODEL_MEND = "name a Hugging Face model folder (an adapter has to be merged first)"
+MODEL_MEND = "name a Hugging Face model folder, or a folder with an adapter as peft writes it"
+ADAPTER = "adapter_config.json"
 
 
 def text_digest(*parts: str) -> str:
@@ -52,11 +53,13 @@ def model_digest(folder: Path) -> str:
     """Hex digest of what determines a model's log-probabilities: its weights and its config.
 
     Only what transformers loads counts: neither the tokenizer (scores are keyed on token ids) nor what a trainer left
-    beside the weights (optimizer, arguments, older checkpoints).
+    beside the weights (optimizer, arguments, older checkpoints). Of an adapter, its base model counts as well.
 
     Raises:
         WrongInput: It is no model folder: no config, or no weights.
     """
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        return _adapter_digest(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kept = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG}
@@ -66,6 +69,19 @@ def model_digest(folder: Path) -> str:
     if not weights:
         raise WrongInput("the folder holds no weights", str(folder), MODEL_MEND)
     return text_digest(data_digest(kept), *(part for path in weights for part in (path.name, file_digest(path))))
+
+
+def _adapter_digest(folder: Path) -> str:
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        base = local_model(str(config.pop("base_model_name_or_path")))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WrongInput(f"no {ADAPTER} that can be read: {error}", str(folder), MODEL_MEND) from error
+    weights = sorted(folder.glob("adapter_model.*"))
+    if not weights:
+        raise WrongInput("the folder holds no weights", str(folder), MODEL_MEND)
+    config.pop("peft_version", None)
+    return text_digest(model_digest(base), data_digest(config), *map(file_digest, weights))
 
 
 def local_model(source: str) -> Path:

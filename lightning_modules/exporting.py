@@ -4,7 +4,8 @@ import copy
 import errno
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,23 @@ def export(
     Raises:
         OSError: The folder cannot be written; what stood there before is untouched.
     """
-    aside, before = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
-    try:
+    with written_aside(folder) as aside:
         for name, (part, its_tokenizer) in {".": (model, tokenizer), **(beside or {})}.items():
             if part.can_generate():
                 part.generation_config = _exported_generation_config(part, its_tokenizer)
             gathered: dict[str, Any] = {"state_dict": weights} if weights is not None and part is model else {}
             part.save_pretrained(aside / name, **gathered)
             its_tokenizer.save_pretrained(aside / name)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which takes the other's place when all is written; errors: see ``export``."""
+    aside, before = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
+    try:
+        yield aside
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
             folder.rename(before)

@@ -27,6 +27,7 @@ def build_language_model(
     dtype: str = "float32",
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """Load a pretrained causal language model, or make a new one from a config.
 
@@ -36,22 +37,26 @@ def build_language_model(
         dtype: Of the weights; one of ``DTYPES``.
         attn_implementation: As transformers names it (None: the best that the family has here).
         gradient_checkpointing: Recompute activations in the backward pass (in ``train()`` mode only).
+        quantization: Of a model that stays frozen: None, ``int8`` or ``nf4``; see ``quantization.py``.
 
     Raises:
         WrongInput: The source is no model or lacks weights, or a new model's config is not accepted.
     """
-    model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation)
+    model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation, quantization)
     return _ready(model, gradient_checkpointing)
 
 
 def build_skeleton(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
-    """A causal language model without weights, on torch's meta device: to count by. Only the config is read.
+    """The model of ``build_model`` without weights, on torch's meta device: to count by. Only the config is read.
 
     Arguments and errors: see ``build_language_model``.
     """
     config = source if isinstance(source, Mapping) else read_config(str(source))
+    two_parts = getattr(config_of(source), "is_encoder_decoder", False)
     with torch.device("meta"):
-        return build_from(config, tokenizer, AutoModelForCausalLM, "float32", None)
+        return build_from(
+            config, tokenizer, AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM, "float32", None
+        )
 
 
 def build_seq2seq_model(
@@ -61,13 +66,14 @@ def build_seq2seq_model(
     dtype: str = "float32",
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """The same of an encoder–decoder (T5, BART, …).
 
     A loaded model gets vocabulary rows for tokens that were added to the tokenizer since (marks and masks); spare rows
     that it has are used first. Arguments and errors: see ``build_language_model``.
     """
-    model = build_from(source, tokenizer, AutoModelForSeq2SeqLM, dtype, attn_implementation)
+    model = build_from(source, tokenizer, AutoModelForSeq2SeqLM, dtype, attn_implementation, quantization)
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise WrongInput(
             f"{type(model).__name__} has no token to start decoding with",
@@ -169,7 +175,7 @@ def _ready(model: PreTrainedModel, gradient_checkpointing: bool) -> PreTrainedMo
 @torch.no_grad()
 def _check_head(model: PreTrainedModel) -> None:
     """Refuse a model whose logits ``output_head`` does not reproduce: every log-probability would be wrong."""
-    ids, training = torch.zeros((1, 2), dtype=torch.int64), model.training
+    ids, training = torch.zeros((1, 2), dtype=torch.int64, device=model.device), model.training
     model.eval()
     mask = torch.ones_like(ids)
     if model.config.is_encoder_decoder:

@@ -9,10 +9,14 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.wrong_input import WrongInput
+from lightning_modules.adapter_folders import adapter_base, load_into
 from lightning_modules.initialisation import initialise
+from lightning_modules.quantization import quantization_settings
 
 ModelSource = str | Path | Mapping[str, Any]
 """A Hugging Face folder or Hub id to load, or the fields of a new model's config (``model_type`` among them).
+
+The folder may be an adapter's, as peft writes it: it is merged into its base model.
 
 A new model's fields may also hold ``initialisation``: see ``lightning_modules/initialisation.py``.
 """
@@ -25,7 +29,7 @@ def config_of(source: ModelSource) -> PreTrainedConfig | None:
     try:
         if isinstance(source, Mapping):
             return AutoConfig.for_model(source["model_type"])
-        return AutoConfig.from_pretrained(str(source))
+        return AutoConfig.from_pretrained(str(adapter_base(source) or source))
     except Exception:  # a dozen kinds; whatever it is comes out again when the model is built
         return None
 
@@ -37,21 +41,32 @@ def read_config(source: str) -> dict[str, Any]:
         WrongInput: There is none that can be read.
     """
     try:
-        return AutoConfig.from_pretrained(source).to_dict()
+        return AutoConfig.from_pretrained(adapter_base(source) or source).to_dict()
     except Exception as error:  # a dozen kinds, as when a model is loaded
         mend = "name a Hugging Face model folder or a Hub id (and check the network)"
         raise WrongInput(f"no model's config can be loaded: {_reason(error)}", source, mend) from error
 
 
 def build_from(
-    source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, kind: Any, dtype: str, attn: str | None
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase | None,
+    kind: Any,
+    dtype: str,
+    attn: str | None,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """The model by one of transformers' auto classes, ``kind``; arguments and errors: see ``build_language_model``."""
     if dtype not in DTYPES:
         raise WrongInput(f"unknown dtype {dtype!r}", "dtype", f"one of {', '.join(DTYPES)}")
+    base = adapter_base(source)
+    if quantization is not None and (isinstance(source, Mapping) or base is not None):
+        what = "a new model" if base is None else "an adapter"
+        raise WrongInput(f"{what} is not quantised", "quantization", "name a trained model, merged, or set it to null")
     if isinstance(source, Mapping):
         return _new_model(source, tokenizer, kind, DTYPES[dtype], attn)
-    return _load_model(str(source), kind, DTYPES[dtype], attn)
+    if base is not None:
+        return load_into(build_from(base, tokenizer, kind, dtype, attn), str(source))
+    return _load_model(str(source), kind, DTYPES[dtype], attn, quantization)
 
 
 def _new_model(
@@ -83,13 +98,16 @@ def _new_model(
     return model
 
 
-def _load_model(source: str, kind: Any, dtype: torch.dtype, attn: str | None) -> PreTrainedModel:
+def _load_model(
+    source: str, kind: Any, dtype: torch.dtype, attn: str | None, quantization: str | None
+) -> PreTrainedModel:
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or path.is_file() or source.startswith(".")):
         raise WrongInput("there is no such folder", source, "name a Hugging Face model folder or a Hub id")
+    quantized = quantization_settings(quantization, dtype)
     try:
         settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn, "output_loading_info": True}
-        model, info = kind.from_pretrained(source, **settings)
+        model, info = kind.from_pretrained(source, **settings, **quantized)
     except Exception as error:  # a dozen kinds, from the config's checks to safetensors'
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise  # the disk's own trouble, told as such

@@ -63,7 +63,12 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str = "32-true") 
 
 
 def check_sharding(
-    *, strategy: str, precision: str = "32-true", model: ModelSource | None = None, by_hand: bool = False
+    *,
+    strategy: str,
+    precision: str = "32-true",
+    model: ModelSource | None = None,
+    lora: Any = None,
+    by_hand: bool = False,
 ) -> None:
     """Refuse before any stage runs what ``shard`` would refuse after hours, as far as settings and a config tell.
 
@@ -71,6 +76,7 @@ def check_sharding(
         strategy: The trainer's; only ``fsdp2`` shards.
         precision: The trainer's.
         model: What the stage trains, if it is there already.
+        lora: Its adapter; None: none.
         by_hand: Whether the module optimises by hand.
 
     Raises:
@@ -80,12 +86,23 @@ def check_sharding(
         return
     if by_hand:
         raise WrongInput("modules that optimise by hand are not sharded", WHERE, "use trainer=ddp for this stage")
+    check_unadapted(lora)
     _narrow_dtype(precision)
     if isinstance(model, Mapping) or (model is not None and Path(model).is_dir()):
         config = config_of(model)
         if config is not None and not config.is_encoder_decoder:
             skeleton = build_skeleton(model)
             _check_weights(skeleton, _blocks(skeleton))
+
+
+def check_unadapted(lora: Any) -> None:
+    """Refuse adapters: what they leave to share out is little, and checkpoints of shards hold the frozen base too.
+
+    Raises:
+        WrongInput: There is one.
+    """
+    if lora is not None:
+        raise WrongInput("adapters are not sharded", f"{WHERE}, lora", "use trainer=ddp, or lora=none")
 
 
 def is_sharded(model: nn.Module | None) -> bool:

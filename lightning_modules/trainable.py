@@ -1,6 +1,7 @@
 """What every module that trains one policy shares: how it is built, optimised, guarded and exported."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 
 from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
+from lightning_modules.adapters import Adaptation
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.ranks import clip_gradients
 from lightning_modules.serving import Engine, Served, serve
-from lightning_modules.sharding import full_weights, is_sharded, shard
+from lightning_modules.sharding import check_unadapted, full_weights, is_sharded, shard
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -45,6 +47,9 @@ class PolicyModule(LightningModule):
         gradient_checkpointing: Less memory for about a third more time.
         logits_chunk: Response tokens whose logits exist at one time (None: by device).
         padded_vocabulary: Let the softmax run over the padded rows too, instead of the tokenizer's real vocabulary.
+        lora: Train an adapter, whose settings these are (``LoRA``), and freeze the weights. None: train them.
+        quantization: Of the frozen weights; see ``Adaptation``.
+        export_as: What is written in the end; see ``Adaptation``.
     """
 
     build_policy = staticmethod(build_language_model)
@@ -63,6 +68,9 @@ class PolicyModule(LightningModule):
         gradient_checkpointing: bool = False,
         logits_chunk: int | None = None,
         padded_vocabulary: bool = False,
+        lora: Mapping[str, Any] | None = None,
+        quantization: str | None = None,
+        export_as: str = "merged",
     ):
         super().__init__()
         if not 0 <= warmup <= 1:
@@ -76,13 +84,20 @@ class PolicyModule(LightningModule):
             "attn_implementation": attn_implementation,
             "gradient_checkpointing": gradient_checkpointing,
         }
+        self.adaptation = Adaptation(lora, quantization, export_as)
         self.policy: PreTrainedModel | None = None
 
     def configure_model(self) -> None:
         """Build the policy once, when the trainer (or a caller) asks for it."""
         if self.policy is None:
             # Loaded models come in eval mode, and Lightning leaves it so: no gradient checkpointing, no dropout.
-            self.policy = self.spread(self.build_policy(self.source, self.tokenizer, **self.build).train())
+            self.adaptation.check_source(self.source)
+            if self.device_mesh is not None:
+                check_unadapted(self.adaptation.lora)
+            quantized: dict[str, Any] = {"quantization": self.adaptation.quantization}
+            policy = self.build_policy(self.source, self.tokenizer, **self.build, **quantized).train()
+            self.adaptation.adapt(policy, self.source)
+            self.policy = self.spread(policy)
 
     def spread(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is."""
@@ -98,9 +113,6 @@ class PolicyModule(LightningModule):
         if total == float("inf"):
             raise WrongInput("training has no end", "trainer", "set max_epochs or max_steps")
         optimizer = self.make_optimizer(parameter_groups(self.parameters()))
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            # Of fused ones Lightning thinks that they scale gradients, and then clips none; without a scaler none does.
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler: LRScheduler = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * total), int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -111,6 +123,27 @@ class PolicyModule(LightningModule):
     def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named_limits: Any) -> None:
         """As the trainer says."""
         clip_gradients(self, optimizer, *limits, **named_limits)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: a base under an adapter is frozen, and there to be loaded again."""
+        if self.adaptation.lora is not None:
+            trained = self._trained_names()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the frozen base be missing, and nothing else.
+
+        Raises:
+            WrongInput: The checkpoint is not of this adapter.
+        """
+        if self.adaptation.lora is not None:
+            if checkpoint["state_dict"].keys() != self._trained_names():
+                where = f"stage {self.name}: checkpoint"
+                raise WrongInput("its weights are not those of this adapter", where, "begin anew: remove it")
+            self.strict_loading = False
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, p in self.named_parameters() if p.requires_grad}
 
     def guard(self, loss: Tensor, row_ids: Iterable[str]) -> Tensor:
         """The loss itself, if it is finite.
@@ -127,16 +160,21 @@ class PolicyModule(LightningModule):
         )
 
     def export(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder. A sharded one is gathered: every process must come here.
+        """Write the policy as a Hugging Face folder, or its adapter as peft's.
+
+        A sharded policy is gathered: every process must come here.
 
         Raises:
             RuntimeError: There is no policy yet.
         """
         if self.policy is None:
             raise RuntimeError("nothing to export: the policy has not been built")
-        weights = full_weights(self.policy) if is_sharded(self.policy) else None
-        if weights != {}:  # of a sharded model's processes the first has them
-            export(self.policy, self.tokenizer, Path(folder), weights=weights)
+        if is_sharded(self.policy):
+            if weights := full_weights(self.policy):  # the first process has them
+                export(self.policy, self.tokenizer, Path(folder), weights=weights)
+            return
+        base = partial(self.build_policy, self.source, self.tokenizer, **self.build)
+        self.adaptation.export(self.policy, self.tokenizer, Path(folder), self.source, base)
 
     def serve(self, workload: Workload, engine: Engine) -> list[Served]:
         """Serve a workload with the policy as it is now, in the middle of training, and leave it unchanged.

@@ -1,6 +1,7 @@
 """DaDPOModule: a student trained on preference pairs under the eye of its teacher (arXiv 2506.15717)."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PackedPairBatch, PackingSetting, PairBatch, PairScores, Workload
 from datamodules.wrong_input import WrongInput
+from lightning_modules.adapters import switched_off
 from lightning_modules.dadpo.loss import DaDPOLoss
 from lightning_modules.dadpo.settings import PAPER, Both, Variants, check_dadpo, share_done
 from lightning_modules.dadpo.variants import sft_loss
@@ -38,7 +40,8 @@ class DaDPOModule(PolicyModule):
         mode: ``cached`` or ``live``.
         teacher: Needed in live mode.
         reference: In live mode; default: the student as it starts. (A student made from config fields starts anew
-            in each process: to resume live training from a checkpoint, save it and name its folder.)
+            in each process: to resume live training from a checkpoint, save it and name its folder.) Where the student
+            trains an adapter, that start is the policy with the adapter switched off, in the policy's own dtype.
         frozen_dtype: Of reference and teacher in live mode; default: the policy's.
         packing: How packed rows are read; see ``Packing``.
         name: The stage's name.
@@ -94,7 +97,7 @@ class DaDPOModule(PolicyModule):
                 "dtype": self.frozen_dtype or self.build["dtype"],
             }
             assert self.teacher_source is not None
-            sources = (self.reference_source, self.teacher_source)
+            sources = (*([] if self.reference_is_policy else [self.reference_source]), self.teacher_source)
             built = (build_language_model(source, self.tokenizer, **settings) for source in sources)
             self._frozen = tuple(self.spread(freeze(model)) for model in built)
             if isinstance(self.reference_source, Mapping) and self.reference_source == self.source:
@@ -130,9 +133,16 @@ class DaDPOModule(PolicyModule):
                     "the batch has no scores", f"stage {self.name}", "run the scores stage first, or set mode=live"
                 )
             return batch.scores
-        reference, teacher = (model.to(self.device) for model in self._frozen)  # type: ignore[arg-type]
+        *others, teacher = (model.to(self.device) for model in self._frozen)  # type: ignore[arg-type]
         with torch.no_grad():
-            return PairScores(*self._both_logps(reference, batch), *self._both_logps(teacher, batch))
+            with nullcontext(others[0]) if others else switched_off(self.trained_policy) as reference:
+                of_reference = self._both_logps(reference, batch)
+            return PairScores(*of_reference, *self._both_logps(teacher, batch))
+
+    @property
+    def reference_is_policy(self) -> bool:
+        """Whether the reference is the policy with its adapter switched off: no copy is in memory."""
+        return self.adaptation.lora is not None and str(self.reference_source) == str(self.source)
 
     def serve(self, workload: Workload, engine: Engine) -> list[Served]:
         """As ``PolicyModule.serve``, with the attention that the policy came with."""
