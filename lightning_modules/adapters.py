@@ -62,7 +62,7 @@ class LoRA:
             "rslora": not isinstance(self.rslora, bool),
         }
         mends = {
-            "rank": "a whole number from 1; lora=null trains all weights",
+            "rank": "a whole number from 1; lora=none trains all weights",
             "alpha": "a number above 0",
             "dropout": "from 0 to below 1",
             "target_modules": f"{ALL_LINEAR}, or a list of last names of layers",
@@ -122,7 +122,7 @@ class Adaptation:
         if self.lora is None:
             return
         if isinstance(source, Mapping):
-            raise WrongInput("a new model has nothing to adapt", "lora", "name a trained model, or set lora=null")
+            raise WrongInput("a new model has nothing to adapt", "lora", "name a trained model, or set lora=none")
         if self.export_as == "adapter" and adapter_base(source) is not None:
             mend = "set export_as=merged where the start is made, or here"
             raise WrongInput("the start is an adapter itself, and peft loads none on top of one", str(source), mend)
@@ -141,7 +141,7 @@ class Adaptation:
         rows = getattr(config_of(source), "vocab_size", None)
         if rows is not None and model.get_input_embeddings().weight.shape[0] > rows:  # type: ignore[union-attr]
             what = f"the tokenizer has more tokens than the model's {rows} rows, and under LoRA new rows learn nothing"
-            raise WrongInput(what, str(source), "set lora=null, or give a model that has rows for them")
+            raise WrongInput(what, str(source), "set lora=none, or give a model that has rows for them")
         _inject(
             model,
             peft_library().LoraConfig(

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from datamodules.wrong_input import WrongInput
 from lightning_modules.adapter_folders import adapter_base, load_into
 from lightning_modules.initialisation import initialise
-from lightning_modules.quantization import quantization_settings
+from lightning_modules.quantization import keep_differentiable, quantization_settings
 
 ModelSource = str | Path | Mapping[str, Any]
 """A Hugging Face folder or Hub id to load, or the fields of a new model's config (``model_type`` among them).
@@ -114,6 +114,7 @@ def _load_model(
         raise WrongInput(
             f"no model can be loaded: {_reason(error)}", source, "name a Hugging Face model folder or a Hub id"
         ) from error
+    keep_differentiable(model)
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
         # transformers fills them with random numbers and goes on
         raise WrongInput(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from datamodules.wrong_input import WrongInput
@@ -36,3 +37,10 @@ def quantization_settings(kind: str | None, dtype: torch.dtype) -> dict[str, Any
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **nf4)}
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Let no layer in 4 bits repack its weights when it is evaluated on a CPU: its gradients would be lost for good."""
+    for part in model.modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

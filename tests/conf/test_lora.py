@@ -97,6 +97,22 @@ def test_all_weights_in_mixed_bfloat16(lora):
     assert {p.dtype for p in kept["state_dict"].values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_on_a_quantized_base(kind, lora):
+    pytest.importorskip("bitsandbytes", reason="quantized bases need bitsandbytes")
+    folder, run = lora
+    full = run("stages=[dadpo]")
+    metrics = run("stages=[dadpo]", f"quantization={kind}")
+    assert metrics["dadpo/val/chosen_logps"] == pytest.approx(full["dadpo/val/chosen_logps"], rel=0.05)
+    assert metrics["dadpo/val/chosen_logps"] != full["dadpo/val/chosen_logps"]
+    kept, _ = checkpoint(folder, "dadpo")
+    assert all("lora_" in name for name in kept["state_dict"])
+    exported = AutoModelForCausalLM.from_pretrained(folder / "dadpo" / "model")
+    assert exported.dtype == torch.float32
+    live = run("stages=[dadpo]", f"quantization={kind}", "mode=live")
+    assert live["dadpo/val/loss"] > 0
+
+
 def test_question_generators_of_adapters(tmp_path):
     def run(*overrides):
         paths = [f"paths.output_dir={tmp_path}/out", f"paths.cache_dir={tmp_path}/cache", "name=test"]
@@ -122,14 +138,14 @@ WRONG = {
     "export_as=gguf": "unknown export_as 'gguf'",
     "stage.dsft.module.lora=${lora}": "a new model has nothing to adapt",
     "quantization=int4": "unknown quantization 'int4'",
+    "lora=none": "a base in nf4 cannot be trained",
 }
 
 
 @pytest.mark.parametrize("override", WRONG)
 def test_wrong_settings_end_before_any_stage(override, command, tmp_path):
-    code, err = command(
-        "experiment=dadpo_quickstart", "lora=all_linear", *TINY, override, f"hydra.run.dir={tmp_path}/out"
-    )
+    given = ["quantization=nf4"] if override == "lora=none" else ["lora=all_linear"]
+    code, err = command("experiment=dadpo_quickstart", *given, *TINY, override, f"hydra.run.dir={tmp_path}/out")
     assert code == 2
     line = err.strip().splitlines()[-1]
     assert line.startswith("error: ")
