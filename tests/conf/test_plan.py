@@ -155,3 +155,33 @@ def test_assumptions_that_cannot_be(command, model_folder, tmp_path, wrong):
     data = pairs(tmp_path / "pairs.jsonl", GOOD, GOOD2)
     folders = [f"teacher={model_folder(seed=1)}", f"student={model_folder(seed=2)}"]
     one_line(command(*CPU, *folders, f"data={data}", "stages=[scores,dadpo]", wrong), "no such assumptions")
+
+
+def test_an_adapter_is_counted(planned):
+    full, lora = (planned("policy_dtype=bfloat16", *more)["stages"]["dadpo"] for more in ([], ["lora=all_linear"]))
+    assert set(lora["parameters"]) == {"policy", "its adapter"}
+    adapter = lora["parameters"]["its adapter"]
+    assert lora["moments"]["forward"]["optimizer"] == 2 * 4 * adapter
+    assert lora["moments"]["forward"]["weights"] == full["moments"]["forward"]["weights"] + 4 * adapter
+    assert lora["disk"] == 2 * 3 * 4 * adapter + full["moments"]["forward"]["weights"]
+    alone = planned("policy_dtype=bfloat16", "lora=all_linear", "export_as=adapter")["stages"]["dadpo"]
+    assert alone["disk"] == (2 * 3 + 1) * 4 * adapter
+    narrow = planned("policy_dtype=bfloat16", "lora=all_linear", "quantization=nf4")["stages"]["dadpo"]
+    assert narrow["moments"]["forward"]["weights"] < lora["moments"]["forward"]["weights"]
+
+
+def test_live_mode_under_an_adapter_holds_no_reference(planned):
+    cached, live = (planned("lora=all_linear", f"mode={mode}")["stages"]["dadpo"] for mode in ("cached", "live"))
+    assert live["moments"]["forward"]["frozen weights"] == 2 * live["parameters"]["teacher"]
+    assert live["cost"]["flops"] > 1.3 * cached["cost"]["flops"]
+    of_its_own = planned("lora=all_linear", "mode=live", "stage.dadpo.module.reference=${teacher}")["stages"]["dadpo"]
+    assert of_its_own["moments"]["forward"]["frozen weights"] > live["moments"]["forward"]["frozen weights"]
+
+
+def test_an_adapter_is_offered_where_all_weights_do_not_fit(planned):
+    small = ["batch_size=1"]
+    peaks = [planned(*small, *more)["stages"]["dadpo"]["peak"] for more in ([], ["lora=all_linear"])]
+    assert peaks[1] < peaks[0]
+    found = planned(*small, f"plan_memory_gib={sum(peaks) / 2 / 2**30}")["stages"]["dadpo"]
+    assert found["fits"] is False
+    assert "lora=all_linear" in found["mend"]

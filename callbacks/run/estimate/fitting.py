@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+from callbacks.run.estimate.adapter import adapter_of
 from callbacks.run.estimate.moments import peak
 from callbacks.run.estimate.work import Work, moments_of, passing_through
 
 GIB = 2**30
+RANK = 16
+"""Of ``conf/lora/all_linear.yaml``, which a test holds."""
 SLACK = {"CPU": 0.5, "GPU": 0.1}
 """What the allocator holds beside what lies in it, as a share of what comes and goes, where it is not set. glibc's: the
 mean of six runs (``python -m benchmarks.plan --fit``: 0.27 to 0.69), none of which is among those that
@@ -29,7 +32,7 @@ def mend(work: Work, memory: float, slack: float, process: float) -> str:
         if least <= memory:
             return f"set {' '.join(said)}"
     tried = f" even with {' '.join(said)}" if said else ""
-    return f"needs {least / GIB:.1f} GiB{tried}: take a smaller model or a larger device (there is no LoRA yet)"
+    return f"needs {least / GIB:.1f} GiB{tried}: take a smaller model or a larger device"
 
 
 def _leaner(work: Work) -> Iterator[tuple[Work, str]]:
@@ -44,6 +47,10 @@ def _leaner(work: Work) -> Iterator[tuple[Work, str]]:
     if work.policy is not None and not work.policy.checkpointing:
         work = work._replace(policy=work.policy._replace(checkpointing=True))
         yield work, "gradient_checkpointing=true"
+    if work.policy is not None and work.policy.adapter is None and work.pretrained:
+        adapter = adapter_of(work.policy.shape, RANK, "all-linear")
+        work = work._replace(policy=work.policy._replace(adapter=adapter))
+        yield work, "lora=all_linear"
     for smaller in _halves(size, 1):
         changed = work._replace(batch_size=smaller)
         yield changed, _sized(key, smaller, size if work.policy is not None else 0)

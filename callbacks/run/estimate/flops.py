@@ -6,6 +6,7 @@ each factor's gradient (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; Korth
 appendix A).
 """
 
+from callbacks.run.estimate.adapter import Adapter
 from callbacks.run.estimate.shape import ModelShape
 
 
@@ -33,6 +34,7 @@ def training_flops(
     vocabulary: int,
     checkpointing: bool,
     logits_kept: bool = False,
+    adapter: Adapter | None = None,
 ) -> float:
     """Forward and backward pass of the policy.
 
@@ -48,8 +50,18 @@ def training_flops(
         vocabulary: Rows of the softmax.
         checkpointing: Whether the layers' activations are made again.
         logits_kept: Whether the backward pass finds the logits there (``kept_logit_bytes``).
+        adapter: What is trained in place of all weights: then frozen products count twice, those of the adapter three
+            times, and nothing needs the gradient of the head's weight, nor, without checkpointing (for which
+            transformers asks it), of the embeddings.
     """
     once = body_flops(shape, tokens, scores)
+    if adapter is not None:
+        beside = 2.0 * adapter.parameters * tokens
+        unneeded = 0.0 if checkpointing else 2.0 * shape.hidden * (shape.query + 2 * shape.key_value) * tokens
+        frozen = 2.0 * shape.linear * tokens
+        again = once + beside if checkpointing else 0.0
+        head = (2 if logits_kept else 3) * head_flops(shape, predicted, vocabulary)
+        return 3 * (once + beside) - frozen - unneeded + again + head
     again = once - 2.0 * shape.hidden * shape.intermediate * shape.layers * tokens if checkpointing else 0.0
     return 3 * once + again + (3 if logits_kept else 4) * head_flops(shape, predicted, vocabulary)
 

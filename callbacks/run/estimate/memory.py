@@ -19,6 +19,7 @@ and values of prompt and response, laid out anew (2q of those tokens). Masks are
 
 from typing import NamedTuple
 
+from callbacks.run.estimate.adapter import Adapter, kept_by_adapter
 from callbacks.run.estimate.shape import ModelShape
 
 FLOAT = 4
@@ -64,16 +65,22 @@ class Batch(NamedTuple):
         return self.rows * self.length
 
 
-def layer_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float:
-    """What autograd keeps of one layer; see above."""
+def layer_bytes(shape: ModelShape, batch: Batch, precision: Precision, adapter: Adapter | None = None) -> float:
+    """What autograd keeps of one layer; see above. Under an adapter, what frozen weights would need is not kept."""
     narrow, copies = precision.products, 3 if precision.autocast else 1  # each product casts its own copy
     reads = (
         (copies + (2 if shape.gated and precision.autocast else 1)) * shape.hidden + shape.query + shape.intermediate
     )
     between = (3 if shape.gated else 1) * shape.intermediate
     wide = precision.weights
-    norms = (FLOAT + max(wide, narrow)) * shape.norms + wide * shape.norms_fused + FLOAT * shape.norm_rows
-    token = norms + narrow * (reads + between) + (0 if shape.eager else FLOAT * shape.heads)
+    scaled = 0 if adapter else max(wide, narrow)  # the normalised input, for the gradient of the norm's weight
+    norms = (FLOAT + scaled) * shape.norms + wide * shape.norms_fused + FLOAT * shape.norm_rows
+    token = norms + narrow * between + (0 if shape.eager else FLOAT * shape.heads)
+    shared = adapter is not None and wide == narrow == FLOAT  # then A reads what the base reads, no copies of it
+    if adapter is None or shared:
+        token += narrow * reads + (FLOAT * adapter.between if adapter else 0)
+    else:
+        token += kept_by_adapter(adapter, wide, narrow)
     square = float(batch.rows * batch.length**2)
     if shape.eager:  # softmax in float32, its narrow copy, and the tanh of a soft cap
         kept = shape.heads * (FLOAT + (narrow if narrow < FLOAT else 0) + (narrow if shape.softcap else 0))
@@ -100,9 +107,12 @@ def around_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float
     return norm + states + mask + 8 * 3 * batch.tokens
 
 
-def activation_bytes(shape: ModelShape, batch: Batch, precision: Precision, checkpointing: bool) -> float:
+def activation_bytes(
+    shape: ModelShape, batch: Batch, precision: Precision, checkpointing: bool, adapter: Adapter | None = None
+) -> float:
     """What is kept between forward and backward pass; with checkpointing, of each layer its input only."""
-    layer = batch.tokens * shape.hidden * precision.weights if checkpointing else layer_bytes(shape, batch, precision)
+    input_only = batch.tokens * shape.hidden * precision.weights
+    layer = input_only if checkpointing else layer_bytes(shape, batch, precision, adapter)
     return shape.layers * layer + around_bytes(shape, batch, precision)
 
 

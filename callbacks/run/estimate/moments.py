@@ -7,6 +7,7 @@ moment with the largest sum.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from callbacks.run.estimate.adapter import Adapter, base_bytes
 from callbacks.run.estimate.memory import (
     FLOAT,
     Batch,
@@ -43,11 +44,13 @@ class Frozen(NamedTuple):
     shape: ModelShape
     bytes_a_weight: int
     reading: Reading = PADDED
+    shared: bool = False
+    """It is the policy with its adapter switched off: it runs, and has no weights of its own."""
 
     @property
     def weights(self) -> float:
         """Bytes."""
-        return float(self.shape.parameters * self.bytes_a_weight)
+        return 0.0 if self.shared else float(self.shape.parameters * self.bytes_a_weight)
 
 
 class Policy(NamedTuple):
@@ -64,23 +67,42 @@ class Policy(NamedTuple):
     """Numbers that the optimizer keeps a weight: AdamW's two moments."""
     cuda: bool
     replicated: bool = False
-    """Several processes, whose gradients meet in buckets as large as the weights."""
+    """Several processes, whose gradients meet in buckets as large as what is trained."""
+    adapter: Adapter | None = None
+    """What is trained in place of all weights."""
     reading: Reading = PADDED
 
     @property
     def weights(self) -> float:
-        """Bytes."""
+        """Bytes, an adapter's included."""
+        if self.adapter is None:
+            return self.whole
+        return self.trained + base_bytes(self.shape, self.precision.weights, self.adapter.quantization)
+
+    @property
+    def whole(self) -> float:
+        """Bytes of the model without an adapter, not quantised."""
         return float(self.shape.parameters * self.precision.weights)
+
+    @property
+    def trained(self) -> float:
+        """Bytes of what is trained."""
+        return self.whole if self.adapter is None else float(FLOAT * self.adapter.parameters)
 
     @property
     def states(self) -> float:
         """Bytes of the optimizer's."""
-        return self.optimizer_states * self.weights
+        return self.optimizer_states * self.trained
 
     @property
     def checkpoint(self) -> float:
-        """Bytes of what a checkpoint holds: weights and optimizer states."""
-        return self.weights + self.states
+        """Bytes of what a checkpoint holds: what is trained, and optimizer states."""
+        return self.trained + self.states
+
+    @property
+    def exported(self) -> float:
+        """Bytes of what is written in the end."""
+        return self.whole if self.adapter is None or self.adapter.merged else self.trained
 
 
 def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen, Batch]] = ()) -> Moments:
@@ -93,11 +115,11 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen
     shape, precision = policy.shape, policy.precision
     always: Held = {"weights": policy.weights, "optimizer": policy.states}
     if policy.replicated:
-        always["gradient buckets"] = policy.weights
+        always["gradient buckets"] = policy.trained
     if frozen:
         always["frozen weights"] = sum(model.weights for model, _ in frozen)
-    gradients: Held = {"gradients": policy.weights}
-    kept: Held = {"activations": activation_bytes(shape, batch, precision, policy.checkpointing)}
+    gradients: Held = {"gradients": policy.trained}
+    kept: Held = {"activations": activation_bytes(shape, batch, precision, policy.checkpointing, policy.adapter)}
     if precision.autocast:
         kept["weights cast"] = float(precision.products * shape.linear)
     chunk = chunk_bytes(batch.predicted, policy.vocabulary, policy.cuda)
@@ -119,8 +141,11 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen
         }
     )
     # Where no gradients were before, they come as activations go: at the last layer there are the head's alone.
-    first = {"gradients": policy.weights if policy.accumulates else float(precision.weights * shape.largest)}
-    again = {"layer made again": layer_bytes(shape, batch, precision)} if policy.checkpointing else {}
+    first = {"gradients": policy.trained if policy.accumulates else float(precision.weights * shape.largest)}
+    if policy.adapter:
+        first = {"gradients": policy.trained}
+    layer = layer_bytes(shape, batch, precision, policy.adapter)
+    again = {"layer made again": layer} if policy.checkpointing else {}
     passing = _layer_gradients(policy, batch)
     moments["backward of the last layer"] = always | kept | first | again | passing
     if policy.checkpointing:
@@ -128,12 +153,16 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen
     moments["step"] = always | gradients | {"step": _step_bytes(policy)}
     if not policy.cuda:
         moments["checkpoint"] = always | gradients | {"checkpoint": policy.checkpoint}
+        if policy.adapter and policy.adapter.merged:  # into a base that is read again
+            moments["merged export"] = always | {"merged": policy.whole}
     return moments
 
 
 def _head_gradients(policy: Policy, batch: Batch) -> float:
     """Of the head's rows, accumulated wide; again with the padded rows; and of the states of response tokens."""
     shape = policy.shape
+    if policy.adapter:  # the head is frozen
+        return FLOAT * shape.hidden * float(batch.predicted)
     padded = shape.vocabulary if shape.vocabulary != policy.vocabulary else 0
     return FLOAT * shape.hidden * float(policy.vocabulary + padded + batch.predicted)
 
@@ -147,6 +176,8 @@ def _layer_gradients(policy: Policy, batch: Batch) -> Held:
 
 def _step_bytes(policy: Policy) -> float:
     """AdamW's denominators: of all weights at once on a GPU (foreach), of one parameter at a time on a CPU."""
+    if policy.adapter:
+        return policy.trained
     at_once = policy.shape.parameters if policy.cuda else 2 * policy.shape.largest
     return float(at_once * policy.precision.weights)
 

@@ -123,7 +123,9 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
     fits = None if machine.memory is None else most <= machine.memory
     parameters = {model: frozen.shape.parameters for model, frozen in work.models.items()}
     if work.policy is not None:
-        parameters = {"policy": work.policy.shape.parameters, **parameters}
+        adapter = work.policy.adapter
+        trained = {} if adapter is None else {"its adapter": adapter.parameters}
+        parameters = {"policy": work.policy.shape.parameters, **trained, **parameters}
     return StagePlan(
         name=name,
         parameters=parameters,
@@ -144,7 +146,7 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
 def _disk(work: Work, cost: Cost) -> float:
     """The newest checkpoint beside the one that is being written, and the export; or texts; or scores."""
     if work.policy is not None:
-        return 2 * work.policy.checkpoint + work.policy.weights
+        return 2 * work.policy.checkpoint + work.policy.exported
     if work.kind == "sampling":
         return TEXT_BYTES * work.count * len(work.models) * float(work.new[0])
     return float(SCORE_BYTES * work.count * work.sharing * len(work.models)) if work.kind == "scoring" else 0.0

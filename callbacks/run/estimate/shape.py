@@ -10,6 +10,15 @@ IN_A_LAYER = re.compile(r"\.\d+\.")
 """In the name of what repeats with the layers; embeddings, the last norm and the head have no number."""
 
 
+class Product(NamedTuple):
+    """A linear layer within the layers."""
+
+    name: str
+    """The last of its names, e.g. ``q_proj``."""
+    inputs: int
+    outputs: int
+
+
 class ModelShape(NamedTuple):
     """A dense decoder. Widths are elements a token and layer, counts are of elements where not said otherwise."""
 
@@ -42,6 +51,8 @@ class ModelShape(NamedTuple):
     """Attention as plain products, which keep their scores."""
     softcap: bool
     """Attention scores are bounded by a tanh, which is kept too."""
+    products: tuple[Product, ...] = ()
+    """All of the layers' linear layers, one by one."""
 
 
 def shape_of(model: nn.Module) -> ModelShape:
@@ -88,7 +99,15 @@ def shape_of(model: nn.Module) -> ModelShape:
         vocabulary=config.vocab_size,
         eager=config._attn_implementation == "eager",
         softcap=bool(getattr(config, "attn_logit_softcapping", None)),
+        products=tuple(_product(model, name, p) for name, p in matrices.items()),
     )
+
+
+def _product(model: nn.Module, name: str, weight: nn.Parameter) -> Product:
+    part = name.removesuffix(".weight")
+    turned = type(model.get_submodule(part)).__name__ == "Conv1D"  # GPT-2's, whose weight is (in, out)
+    outputs, inputs = reversed(weight.shape) if turned else weight.shape
+    return Product(part.rpartition(".")[2], inputs, outputs)
 
 
 def _intermediate(config: Any) -> int:

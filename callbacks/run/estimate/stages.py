@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from callbacks.run.estimate.adapter import Adapter, adapter_of
 from callbacks.run.estimate.answers import answered, max_new
 from callbacks.run.estimate.memory import Precision
 from callbacks.run.estimate.moments import Frozen, Policy, Reading
 from callbacks.run.estimate.reading import Lengths, Reader, Rows
+from callbacks.run.estimate.shape import ModelShape
 from callbacks.run.estimate.tokens import Sequences
 from callbacks.run.estimate.work import Work
 from datamodules.wrong_input import WrongInput
@@ -57,6 +59,8 @@ def _preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     if module.get("mode") == "live":
         names = {"reference": module.get("reference") or module["student"], "teacher": module["teacher"]}
         frozen = _frozen(reader, stage, names, module.get("frozen_dtype") or module["dtype"], cuda)
+        if module.get("lora") and names["reference"] == module["student"]:
+            frozen["reference"] = frozen["reference"]._replace(bytes_a_weight=BYTES[module["dtype"]], shared=True)
     return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
 
 
@@ -65,7 +69,8 @@ def _training(
 ) -> Planned:
     module, data, trainer = stage["module"], stage["datamodule"], stage["trainer"]
     tokenizer = reader.tokenizer(module["tokenizer"])
-    shape = reader.shape(module.get("student", module.get("model")), tokenizer)
+    source = module.get("student", module.get("model"))
+    shape = reader.shape(source, tokenizer)
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
     known = answered(reader, data["data"], rows, fields, data["max_length"])
     held_out, held_out_count = known.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
@@ -86,6 +91,7 @@ def _training(
         cuda=cuda,
         replicated=devices != 1,
         reading=_reading(reader, stage, module.get("student", module.get("model")), cuda),
+        adapter=_adapter(shape, module),
     )
     steps = trainer.get("max_steps", -1)
     epochs = trainer.get("max_epochs") or 1
@@ -106,6 +112,7 @@ def _training(
         packing=_packs(stage),
         token_budget=data.get("token_budget"),
         sort_window=data.get("sort_window", 1),
+        pretrained=isinstance(source, str),
     )
     return Planned(work, (*rows.assumed, *known.assumed))
 
@@ -215,6 +222,14 @@ def _reading(reader: Reader, stage: Mapping[str, Any], source: Any, cuda: bool) 
         return Reading()
     tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
     return reader.reading(source, tokenizer, stage["module"].get("packing", "auto"), cuda)
+
+
+def _adapter(shape: ModelShape, module: Mapping[str, Any]) -> Adapter | None:
+    lora = module.get("lora")
+    if not lora:
+        return None
+    merged = module.get("export_as", "merged") == "merged"
+    return adapter_of(shape, lora["rank"], lora["target_modules"], module.get("quantization"), merged)
 
 
 def _precision(dtype: str, trained: str) -> Precision:

@@ -54,6 +54,8 @@ class Work(NamedTuple):
     """Batches whose rows are sorted by length among them."""
     sharing: int = 1
     """Of ``batch_size``, how many are of one row: it may count responses."""
+    pretrained: bool = False
+    """The policy starts from weights that an adapter could stand beside."""
 
     @property
     def rows_a_batch(self) -> int:
@@ -90,7 +92,8 @@ def moments_of(work: Work) -> Moments:
 def passing_through(work: Work) -> float:
     """Bytes that pass through the allocator's hands in a step: a layer's activations times the layers, kept or not."""
     if (policy := work.policy) is not None:
-        return policy.shape.layers * layer_bytes(policy.shape, largest_batch(work, policy.reading), policy.precision)
+        largest = largest_batch(work, policy.reading)
+        return policy.shape.layers * layer_bytes(policy.shape, largest, policy.precision, policy.adapter)
     if work.kind == "sampling":
         prompts = Batch(min(work.batch_size, work.count), max(row.prompt for row in work.rows), 0)
         return max(passing_bytes(model.shape, prompts, model.bytes_a_weight) for model in work.models.values())
@@ -142,7 +145,14 @@ def _training_cost(work: Work, policy: Policy) -> Cost:
     batches = max(1.0, work.passes * work.count / work.batch_size)
     kept = kept_logit_bytes(round(reads.predicted / batches), policy.vocabulary, policy.cuda) > 0
     flops = training_flops(
-        policy.shape, reads.tokens, reads.scores, reads.predicted, policy.vocabulary, policy.checkpointing, kept
+        policy.shape,
+        reads.tokens,
+        reads.scores,
+        reads.predicted,
+        policy.vocabulary,
+        policy.checkpointing,
+        kept,
+        policy.adapter,
     )
     tokens, filled = reads.tokens, reads.filled
     forward = [(model, False) for model in work.models.values()]
