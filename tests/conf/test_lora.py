@@ -113,6 +113,17 @@ def test_on_a_quantized_base(kind, lora):
     assert live["dadpo/val/loss"] > 0
 
 
+@pytest.mark.parametrize("kind", ["adamw8bit", "adafactor"])
+def test_other_optimizers(kind, lora):
+    if kind == "adamw8bit":
+        pytest.importorskip("bitsandbytes", reason="adamw8bit is bitsandbytes'")
+    folder, run = lora
+    assert run("stages=[dadpo]", f"optimizer={kind}", lora=[])["dadpo/val/loss"] > 0
+    kept, _ = checkpoint(folder, "dadpo")
+    names = {name for state in kept["optimizer_states"][0]["state"].values() for name in state}
+    assert ("row_var" if kind == "adafactor" else "state1") in names
+
+
 def test_question_generators_of_adapters(tmp_path):
     def run(*overrides):
         paths = [f"paths.output_dir={tmp_path}/out", f"paths.cache_dir={tmp_path}/cache", "name=test"]
@@ -138,6 +149,7 @@ WRONG = {
     "export_as=gguf": "unknown export_as 'gguf'",
     "stage.dsft.module.lora=${lora}": "a new model has nothing to adapt",
     "quantization=int4": "unknown quantization 'int4'",
+    "optimizer=adam": "unknown optimizer 'adam'",
     "lora=none": "a base in nf4 cannot be trained",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from lightning_modules.optimizers import KINDS
 from tests.conf.test_wrong_inputs import GOOD, GOOD2, one_line, pairs
 from tests.conf.tiny import TINY
 
@@ -168,6 +169,12 @@ def test_an_adapter_is_counted(planned):
     assert alone["disk"] == (2 * 3 + 1) * 4 * adapter
     narrow = planned("policy_dtype=bfloat16", "lora=all_linear", "quantization=nf4")["stages"]["dadpo"]
     assert narrow["moments"]["forward"]["weights"] < lora["moments"]["forward"]["weights"]
+
+
+def test_optimizer_states_are_counted(planned):
+    held = {k: planned(f"optimizer={k}")["stages"]["dadpo"]["moments"]["step"]["optimizer"] for k in KINDS}
+    assert held["adamw8bit"] == pytest.approx(held["adamw"] / 4, rel=0.02)
+    assert held["adafactor"] < held["adamw"] / 4
 
 
 def test_live_mode_under_an_adapter_holds_no_reference(planned):

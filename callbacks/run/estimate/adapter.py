@@ -27,6 +27,9 @@ class Adapter(NamedTuple):
     """Of the base's layers."""
     merged: bool = True
     """What is written in the end: the whole model, or the adapter alone."""
+    rank: int = 0
+    targets: frozenset[str] = frozenset()
+    """Last names of the adapted layers."""
 
 
 def adapter_of(
@@ -48,6 +51,8 @@ def adapter_of(
         between=rank * len(chosen) // shape.layers,
         quantization=quantization,
         merged=merged,
+        rank=rank,
+        targets=frozenset(one.name for one in chosen),
     )
 
 

@@ -63,7 +63,7 @@ class Policy(NamedTuple):
     checkpointing: bool
     accumulates: bool
     """Gradients of several micro-batches add up before a step."""
-    optimizer_states: int
+    optimizer_states: float
     """Numbers that the optimizer keeps a weight: AdamW's two moments."""
     cuda: bool
     replicated: bool = False

@@ -7,6 +7,7 @@ from callbacks.run.estimate.adapter import Adapter, adapter_of
 from callbacks.run.estimate.answers import answered, max_new
 from callbacks.run.estimate.memory import Precision
 from callbacks.run.estimate.moments import Frozen, Policy, Reading
+from callbacks.run.estimate.optimizer import numbers_kept
 from callbacks.run.estimate.reading import Lengths, Reader, Rows
 from callbacks.run.estimate.shape import ModelShape
 from callbacks.run.estimate.tokens import Sequences
@@ -14,8 +15,6 @@ from callbacks.run.estimate.work import Work
 from datamodules.wrong_input import WrongInput
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-STATES = {"AdamW": 2, "Adam": 2, "NAdam": 2, "RAdam": 2, "RMSprop": 1, "Adagrad": 1, "SGD": 0}
-"""Numbers that an optimizer keeps a weight; of others two are assumed, of SGD with momentum one."""
 VAL_FRACTION = 0.05
 """What the datamodules hold out where nothing else is said."""
 
@@ -81,17 +80,18 @@ def _training(
         count, held_out_count = rows.count, others.count
     vocabulary = shape.vocabulary if module.get("padded_vocabulary") else len(tokenizer)
     devices = trainer.get("devices", 1)
+    adapter, width = _adapter(shape, module), BYTES[module["dtype"]]
     policy = Policy(
         shape=shape,
         precision=_precision(module["dtype"], str(trainer.get("precision", "32-true"))),
         vocabulary=vocabulary,
         checkpointing=bool(module.get("gradient_checkpointing")),
         accumulates=trainer.get("accumulate_grad_batches", 1) > 1,
-        optimizer_states=_states(module.get("optimizer") or {}),
+        optimizer_states=numbers_kept(module.get("optimizer") or {}, shape, adapter, 4 if adapter else width),
         cuda=cuda,
         replicated=devices != 1,
         reading=_reading(reader, stage, module.get("student", module.get("model")), cuda),
-        adapter=_adapter(shape, module),
+        adapter=adapter,
     )
     steps = trainer.get("max_steps", -1)
     epochs = trainer.get("max_epochs") or 1
@@ -234,8 +234,3 @@ def _adapter(shape: ModelShape, module: Mapping[str, Any]) -> Adapter | None:
 
 def _precision(dtype: str, trained: str) -> Precision:
     return Precision(BYTES[dtype], min(BYTES[dtype], 2 if "16" in trained else BYTES[dtype]))
-
-
-def _states(optimizer: Mapping[str, Any]) -> int:
-    name = str(optimizer.get("_target_", "AdamW")).rpartition(".")[2]
-    return STATES.get(name, 2) + (1 if name == "SGD" and optimizer.get("momentum") else 0)
