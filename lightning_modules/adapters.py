@@ -5,9 +5,8 @@ head, gradient checkpointing, serving. Switched off, they leave the model as it 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +19,11 @@ from lightning_modules.adapter_folders import NAME, adapter_base, adapter_weight
 from lightning_modules.exporting import export, written_aside
 from lightning_modules.language_model import build_skeleton
 from lightning_modules.loading import ModelSource, config_of
+from lightning_modules.lora import ALL_LINEAR, LoRA, lora_of
 from lightning_modules.quantization import check_quantization
 
 log = logging.getLogger(__name__)
-ALL_LINEAR = "all-linear"
 EXPORTS = ("merged", "adapter")
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """What is put beside the frozen layers. The scale s is alpha / rank.
-
-    Args:
-        rank: Width of A and B.
-        alpha: Numerator of the scale.
-        dropout: Of what A reads, in training. A killed run that goes on draws other masks.
-        target_modules: ``all-linear``: every linear layer but the head; or last names of layers, e.g. ``q_proj``.
-        rslora: The scale is alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732).
-
-    Raises:
-        WrongInput: There is no such adapter.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: str | Sequence[str] = ALL_LINEAR
-    rslora: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        targets = self.target_modules
-        named = isinstance(targets, Sequence) and not isinstance(targets, str)
-        problems = {
-            "rank": not _number(self.rank, int) or self.rank < 1,
-            "alpha": not _number(self.alpha, (int, float)) or not self.alpha > 0,
-            "dropout": not _number(self.dropout, (int, float)) or not 0 <= self.dropout < 1,
-            "target_modules": not (
-                targets and all(isinstance(t, str) for t in targets) if named else targets == ALL_LINEAR
-            ),
-            "rslora": not isinstance(self.rslora, bool),
-        }
-        mends = {
-            "rank": "a whole number from 1; lora=none trains all weights",
-            "alpha": "a number above 0",
-            "dropout": "from 0 to below 1",
-            "target_modules": f"{ALL_LINEAR}, or a list of last names of layers",
-            "rslora": "true or false",
-        }
-        for name in (name for name, wrong in problems.items() if wrong):
-            raise WrongInput(f"lora.{name} is {getattr(self, name)!r}", f"lora.{name}", mends[name])
-
-
-def lora_of(settings: Mapping[str, Any] | None) -> LoRA | None:
-    """The adapter that a config describes; None: none.
-
-    Raises:
-        WrongInput: Unknown keys, or values that cannot be.
-    """
-    if settings is None:
-        return None
-    known = [field.name for field in fields(LoRA)]
-    if not isinstance(settings, Mapping) or (unknown := sorted(map(str, set(settings) - set(known)))):
-        what = f"unknown keys {', '.join(unknown)}" if isinstance(settings, Mapping) else f"{settings!r} is no adapter"
-        raise WrongInput(what, "lora", f"null, or any of {', '.join(known)}")
-    return LoRA(**settings)
 
 
 class Adaptation:
@@ -262,7 +201,3 @@ def _adapter_layers(model: PreTrainedModel) -> dict[str, Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: part for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)}
-
-
-def _number(value: Any, kinds: Any) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
