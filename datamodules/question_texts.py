@@ -38,4 +38,6 @@ def question_text_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list
     A text is opened by the tokenizer's BOS, else by the end of the text before.
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return [start, *tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]]  # type: ignore[list-item]
+    ids = tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    reserved = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return [start, *(token for token in ids if token not in reserved)]  # type: ignore[list-item, union-attr]

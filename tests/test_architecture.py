@@ -13,6 +13,7 @@ PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},
     "lightning_modules/dadpo/variants.py": {"torch"},
+    "lightning_modules/dadpo/diagnostics.py": {"torch", "lightning_modules.dadpo.loss"},
     "lightning_modules/pruning/plan.py": set(),
     "lightning_modules/endpoint/reading.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from datamodules.batches import PackedPairBatch, PackingSetting, PairBatch, PairScores, Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.adapters import switched_off
+from lightning_modules.dadpo.diagnostics import diagnostics
 from lightning_modules.dadpo.loss import DaDPOLoss
 from lightning_modules.dadpo.settings import PAPER, Both, Variants, check_dadpo, share_done
 from lightning_modules.dadpo.variants import sft_loss
@@ -180,9 +181,10 @@ class DaDPOModule(PolicyModule):
         if training:  # one mean is over pairs, the other over tokens, of all ranks
             means, weight = over_ranks(self, means, pairs)
             of_tokens, tokens_weight = over_ranks(self, of_tokens, lengths[0].sum())
-        means |= of_tokens
         if sft_weight := self.variants.sft_weight:
-            means["loss"] = means["loss"] + sft_weight * means["sft_loss"]
+            means["loss"] = means["loss"] + sft_weight * of_tokens["sft_loss"]
+        tokens = in_mean(float(lengths[0].sum()), gather=not training)
+        self.log(f"{self.name}/{split}/sft_loss", of_tokens["sft_loss"], **tokens)
         settings = in_mean(pairs, gather=not training)
         self.log(f"{self.name}/{split}/loss", means.pop("loss"), prog_bar=True, **settings)
         self.log_dict({f"{self.name}/{split}/{key}": value for key, value in means.items()}, **settings)
@@ -191,25 +193,7 @@ class DaDPOModule(PolicyModule):
     def _diagnostics(
         self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: Both, lengths: Both
     ) -> dict[str, Tensor]:
-        target = result.target_margin.float()
-        low, middle, high = target.quantile(target.new_tensor([0.1, 0.5, 0.9]))
-        return {
-            "margin": result.margin.mean(),
-            "ref_reward_margin": result.ref_reward_margin.mean(),
-            "teacher_reward_margin": result.teacher_reward_margin.mean(),
-            "chosen_reward": result.chosen_reward.mean(),
-            "rejected_reward": result.rejected_reward.mean(),
-            "accuracy": result.accuracy.mean(),
-            "target_margin": target.mean(),
-            "target_margin_p10": low,
-            "target_margin_p50": middle,
-            "target_margin_p90": high,
-            "saturated_share": result.saturated.mean(),
-            "beta_teacher": target.new_tensor(self.betas[1]),
-            "overshoot_factor": target.new_tensor(self.overshoot_factor(lengths)),
-            "chosen_logps": policy[0].detach().mean(),
-            "rejected_logps": policy[1].detach().mean(),
-            "chosen_tokens": lengths[0].mean(),
-            "rejected_tokens": lengths[1].mean(),
-            "useful_token_share": batch.tokens_needed() / self.packing.computed(self.trained_policy, batch.stacked()),
-        }
+        useful = batch.tokens_needed() / self.packing.computed(self.trained_policy, batch.stacked())
+        settings = {"beta_teacher": self.betas[1], "overshoot_factor": self.overshoot_factor(lengths)}
+        told = {key: result.margin.new_tensor(value) for key, value in settings.items()}
+        return diagnostics(result, policy, lengths) | told | {"useful_token_share": useful}

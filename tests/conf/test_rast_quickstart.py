@@ -119,6 +119,13 @@ def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path
     assert [name for name in before if before[name] != after[name]] == ["rl"]
 
 
+def test_fluency_is_read_in_the_tokens_that_its_model_has_learnt(quickstart):
+    metrics = quickstart[1]
+    assert metrics["reference/nll"] == pytest.approx(
+        metrics["question_lm/val/loss"], rel=0.1
+    )  # both of little training
+
+
 def test_the_judge_has_another_start_and_order_than_the_reward(quickstart):
     folder, _, _ = quickstart
     orders = [

@@ -208,7 +208,7 @@ def test_two_ranks_fill_the_cache_with_what_one_says(folders, tokenizer, pairs_f
 
     data = score("one", 1)
     in_two(score, "two", 2, "fsdp2")
-    keys = list(data._responses())
+    keys = list(data._responses("reference"))
     again = PreferencePairsDataModule(
         str(pairs_file), tokenizer, reference=student, teacher=teacher, cache_dir=tmp_path / "two"
     )
