@@ -6,7 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and huggingf
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -27,6 +27,19 @@ TINY = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": False,
 }
+
+
+@pytest.fixture(autouse=True)
+def ranks_of_their_own() -> Iterator[None]:
+    """Take away what Lightning leaves of a test's processes: a child would take itself for one of them, and wait."""
+    left = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in left}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

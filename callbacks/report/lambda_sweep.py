@@ -41,7 +41,6 @@ _METHODS = {
     "nll": "nll ↓",
     "distinct_2": "distinct-2",
     "template_adherence": "adherence",
-    "copy_rate": "copied",
 }
 
 

@@ -26,6 +26,7 @@ def run(folder, *overrides):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "out" / "metrics.json").read_text()), done.stderr
