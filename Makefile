@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: $(STAMP)
-	for name in dadpo dadpo_growth goodput plan rast templates; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in dadpo dadpo_growth goodput plan rast sampling templates; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # The lock holds what `pip install .[dev,…]` resolves to; the pins of torch's own GPU libraries come with torch.
 lock:
