@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and huggingface_hub read it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"  # a process forked from one that has used more waits for threads it has not
 
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -34,6 +35,7 @@ def ranks_of_their_own() -> Iterator[None]:
     """Take away what Lightning leaves of a test's processes: a child would take itself for one of them, and wait."""
     left = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     before = {name: os.environ.get(name) for name in left}
+    torch.set_num_threads(1)  # a run within a test may have set more
     yield
     for name, value in before.items():
         if value is None:
