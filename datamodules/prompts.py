@@ -28,8 +28,8 @@ class PromptDataModule(LightningDataModule):
 
     Args:
         data: Rows with ``prompt``; other fields are kept.
-        tokenizer: The models', but for those with
-        tokenizers: one of their own: name → tokenizer. Its chat template is theirs, too.
+        tokenizer: Of all models that have none of their own.
+        tokenizers: Name of a model → its own, whose chat template it reads, too.
         answering: Names of the models, in the order of the loaders.
         folder: Where ``NAME.jsonl`` holds each model's responses.
         skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data).

@@ -14,8 +14,8 @@ class FrozenModelsModule(LightningModule):
 
     Args:
         models: Name → Hugging Face folder or Hub id, in the order of the datamodule's loaders.
-        tokenizer: Shared by all of them, but those with
-        tokenizers: one of their own: name → tokenizer.
+        tokenizer: Of all that have none of their own.
+        tokenizers: Name → its own.
         dtype: Of the forward passes.
         attn_implementation: As transformers names it (None: the best that the family has here).
     """

@@ -30,11 +30,11 @@ class DaDPOModule(PolicyModule):
     model is in memory. In ``live`` mode both are loaded and run in every step; the loss is the same.
 
     Takes: ``PackedPairBatch`` or ``PairBatch``. Logs: ``{name}/{train|val}/KEY``, the keys of the README's
-    table. Over several batches, quantiles (and ``sft_loss``) are means of the batches'.
+    table. Over several batches, quantiles are means of the batches'.
 
     Args:
         student: Where the policy starts.
-        tokenizer: The student's, which the teacher must share.
+        tokenizer: The student's, which the teacher must share in live mode.
         beta_ref: β1, weight of the reference.
         beta_teacher: β2, weight of the teacher's distribution; 0 is plain DPO on the same pairs.
         variants: What is done otherwise than in the paper.

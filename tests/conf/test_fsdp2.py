@@ -79,6 +79,12 @@ def test_what_cannot_be_sharded_is_refused_before_any_stage(command, tmp_path, e
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_control_is_checked_like_the_others(command, tmp_path):
+    settings = ("stages=[teacher,sft_chosen]", "student.model_type=openai-gpt")
+    one_line(command("experiment=dadpo_quickstart", *FSDP2, *settings), "cannot be sharded", "trainer=ddp")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_checkpoint_that_is_none_is_named(command, tmp_path, model_folder):
     missing = tmp_path / "none"
     pair = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}

@@ -4,18 +4,22 @@ import math
 
 import pytest
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader
 
-from datamodules.batches import PackedPairBatch, PairScores
-from datamodules.packing import pack
 from datamodules.wrong_input import WrongInput
-from lightning_modules import DaDPOModule, ScoringModule
+from lightning_modules import DaDPOModule
 from lightning_modules.language_model import build_language_model, freeze
 from lightning_modules.scoring import response_logps
-from lightning_modules.trainable import PolicyModule
+from tests.lightning_modules.dadpo.distilling import (
+    BETAS,
+    WIDE,
+    Batches,
+    assert_same_weights,
+    cached,
+    live,
+    with_scores,
+)
 
 KEYS = {
     "loss",
@@ -39,68 +43,7 @@ KEYS = {
     "rejected_tokens",
     "useful_token_share",
 }
-BETAS = {"beta_ref": 0.2, "beta_teacher": 0.4}
-WIDE = {"initializer_range": 0.2}
 DROPOUT = {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3}
-
-
-class Batches(LightningDataModule):
-    """Batches as they are, in order."""
-
-    def __init__(self, train, val=(), predict=()):
-        super().__init__()
-        self.train, self.val, self.predict = train, val, predict
-
-    def train_dataloader(self):
-        return DataLoader(self.train, batch_size=None)
-
-    def val_dataloader(self):
-        return DataLoader(self.val, batch_size=None) if self.val else []
-
-    def predict_dataloader(self):
-        return [DataLoader(self.predict, batch_size=None) for _ in range(2)]
-
-
-@pytest.fixture(scope="module")
-def folders(model_folder, tokenizer):
-    """The teacher is wider, and has vocabulary rows that stand for no token."""
-    teacher = model_folder(seed=2, hidden_size=24, rows=len(tokenizer) + 300, **WIDE)
-    return {"student": model_folder(seed=1, **WIDE), "teacher": teacher}
-
-
-@pytest.fixture
-def batches(pair_batch):
-    return [pair_batch(4, seed) for seed in (0, 10, 20)]
-
-
-def adam(groups):
-    return torch.optim.AdamW(groups, lr=3e-3)
-
-
-def with_scores(batches, folders, tokenizer, trainer):
-    """The batches with what ScoringModule says of them."""
-    scoring = ScoringModule({"reference": folders["student"], "teacher": folders["teacher"]}, tokenizer)
-    results = trainer().predict(scoring, datamodule=Batches([], predict=[batch.stacked() for batch in batches]))
-    columns = [[torch.tensor(scores.logps).chunk(2) for scores in loader] for loader in results]
-    return [
-        batch._replace(scores=PairScores(*reference, *teacher))
-        for batch, reference, teacher in zip(batches, *columns, strict=True)
-    ]
-
-
-def live(folders, tokenizer, **settings):
-    return DaDPOModule(
-        folders["student"], tokenizer, mode="live", teacher=folders["teacher"], optimizer=adam, **{**BETAS, **settings}
-    )
-
-
-def cached(folders, tokenizer, **settings):
-    return DaDPOModule(folders["student"], tokenizer, optimizer=adam, **{**BETAS, **settings})
-
-
-def assert_same_weights(module, other, **tolerance):
-    for (name, p), q in zip(module.policy.named_parameters(), other.policy.named_parameters(), strict=True):
-        torch.testing.assert_close(p, q[1], msg=name, **tolerance)
 
 
 def test_cached_and_live_give_one_loss_and_gradient(folders, tokenizer, batches, trainer):
@@ -369,65 +312,3 @@ def test_teacher_and_student_with_different_numbers_of_rows(model_folder, tokeni
     real = cached(folders, tokenizer)
     real.configure_model()
     assert (real.policy_logps(batches[0])[0] > padded + 1).all()  # 979 tokens share the mass, not 151936
-
-
-def packed_of(batch, budget=None):
-    """The same pairs in packed rows."""
-    prompts, responses = [], []
-    for side in (batch.chosen, batch.rejected):
-        for i, (ids, attention, response) in enumerate(zip(*side[:3], strict=True)):
-            if side is batch.chosen:
-                prompts.append(ids[(attention == 1) & ~response])
-            responses.append((i, ids[response]))
-    return PackedPairBatch(pack(prompts, responses, batch.row_ids * 2, 0, budget), batch.scores)
-
-
-@pytest.mark.parametrize("mode", ["live", "cached"])
-@pytest.mark.parametrize("packing", ["auto", "off"])
-def test_packed_pairs_train_like_padded_ones(mode, packing, folders, tokenizer, batches, trainer):
-    """Packed, shared, chunked and cached, against padded, separate, unchunked and live; scores packed or padded too."""
-    packed = with_scores([packed_of(batch, 40) for batch in batches], folders, tokenizer, trainer)
-    make = live if mode == "live" else cached
-    ours, theirs = make(folders, tokenizer, packing=packing, logits_chunk=5), live(folders, tokenizer)
-    for module, data in ((ours, packed), (theirs, batches)):
-        trainer(max_epochs=2).fit(module, datamodule=Batches(data))
-    assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-5)
-    scored = with_scores(batches, folders, tokenizer, trainer)
-    for batch, other in zip(packed, scored, strict=True):
-        for ours_of, theirs_of in zip(batch.scores, other.scores, strict=True):
-            torch.testing.assert_close(ours_of, theirs_of, rtol=1e-5, atol=1e-5)
-
-
-def test_the_useful_share_counts_each_prompt_once(folders, tokenizer, batches, trainer):
-    useful = sum(int(field.sum()) for field in (batches[0].chosen.attention_mask, batches[0].rejected.response_mask))
-    packed = packed_of(batches[0], 30)
-    apart = len(packed.tokens.row_ids) * packed.tokens.longest
-    for batch, packing, computed in (
-        (packed_of(batches[0]), "auto", useful),
-        (packed, "sdpa", packed.tokens.input_ids.numel()),
-        (packed, "off", apart),
-        (batches[0], "auto", batches[0].stacked().input_ids.numel()),
-    ):
-        fit = trainer(max_steps=1)
-        fit.fit(live(folders, tokenizer, packing=packing), datamodule=Batches([batch]))
-        assert fit.logged_metrics["dadpo/train/useful_token_share"] == pytest.approx(useful / computed)
-    assert useful < packed.tokens.input_ids.numel() < apart
-
-
-def test_packed_rows_with_a_loss_that_is_no_number_name_each_pair_once(folders, tokenizer, batches, trainer):
-    batch = packed_of(with_scores(batches[:1], folders, tokenizer, trainer)[0])
-    batch.scores.ref_rejected_logps[1] = math.nan
-    with pytest.raises(WrongInput, match="rows data.jsonl:1, data.jsonl:2, data.jsonl:3, data.jsonl:4\\)"):
-        trainer().fit(cached(folders, tokenizer), datamodule=Batches([batch]))
-
-
-def test_a_policy_serves_with_the_attention_it_came_with(folders, tokenizer, batches, monkeypatch):
-    seen = []
-    monkeypatch.setattr(PolicyModule, "serve", lambda self, *_: seen.append(self.policy.config._attn_implementation))
-    module = live(folders, tokenizer)
-    module.configure_model()
-    own = module.policy.config._attn_implementation
-    module.losses(packed_of(batches[0]))
-    assert module.policy.config._attn_implementation != own
-    module.serve(None, None)
-    assert seen == [own]
