@@ -2,6 +2,6 @@
 
 from callbacks.judges.openai import OpenAIJudge
 from callbacks.judges.rule import RuleJudge
-from callbacks.judges.verdict import Comparison, Judge, Outcome, Verdict
+from callbacks.judges.verdict import Comparison, Judge, Outcome, Verdict, check_judge
 
-__all__ = ["Comparison", "Judge", "OpenAIJudge", "Outcome", "RuleJudge", "Verdict"]
+__all__ = ["Comparison", "Judge", "OpenAIJudge", "Outcome", "RuleJudge", "Verdict", "check_judge"]

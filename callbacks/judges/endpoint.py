@@ -15,6 +15,24 @@ class QuestionRefused(Exception):
     """The endpoint works but will not take this one question, e.g. because it is too long for the model."""
 
 
+def client_and_key(base_url: str | None, api_key_env: str) -> tuple[Any, str]:
+    """The package ``openai`` and the key, empty where an endpoint of one's own may do without.
+
+    Raises:
+        WrongInput: The package or the key is missing.
+    """
+    try:
+        import openai  # an extra, and slow to import: only a run that asks needs it
+    except ImportError as absent:
+        mend = "pip install 'smoothtalk[judge]'"
+        raise WrongInput("the openai judge needs the package `openai`", "judge", mend) from absent
+    key = os.environ.get(api_key_env, "").strip()
+    if not key and base_url is None:
+        mend = "set it, or the judge's `base_url` to an endpoint that needs none"
+        raise WrongInput("the judge has no API key", f"environment variable {api_key_env}", mend)
+    return openai, key
+
+
 class ChatEndpoint:
     """A client that the threads of a judge share.
 
@@ -41,15 +59,7 @@ class ChatEndpoint:
         max_retries: int,
         timeout_s: float,
     ):
-        try:
-            import openai  # an extra, and slow to import: only a run that asks needs it
-        except ImportError as absent:
-            mend = "pip install 'smoothtalk[judge]'"
-            raise WrongInput("the openai judge needs the package `openai`", "judge", mend) from absent
-        key = os.environ.get(api_key_env, "").strip()
-        if not key and base_url is None:
-            mend = "set it, or the judge's `base_url` to an endpoint that needs none"
-            raise WrongInput("the judge has no API key", f"environment variable {api_key_env}", mend)
+        openai, key = client_and_key(base_url, api_key_env)
         self.model, self.options, self.api_key_env = model, dict(options), api_key_env
         self.errors = openai
         self.client = openai.OpenAI(

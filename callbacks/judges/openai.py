@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from callbacks.judges.endpoint import ChatEndpoint, QuestionRefused
+from callbacks.judges.endpoint import ChatEndpoint, QuestionRefused, client_and_key
 from callbacks.judges.pairwise_prompt import PAIRWISE_TEMPLATE, agree, check_template, read_choice, render_both_orders
 from callbacks.judges.reply_cache import ReplyCache, content_key
 from callbacks.judges.verdict import Comparison, Verdict
@@ -66,6 +66,14 @@ class OpenAIJudge:
         self.options = {name: value for name, value in options.items() if value is not None}
         self.concurrency, self.max_retries, self.timeout_s = max(1, concurrency), max_retries, timeout_s
         self.progress = progress
+
+    def check(self) -> None:
+        """Pass if it could ask. Nothing is asked.
+
+        Raises:
+            WrongInput: The package or the key is missing.
+        """
+        client_and_key(self.base_url, self.api_key_env)
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """One verdict a comparison, in the same order.

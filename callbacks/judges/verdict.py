@@ -44,3 +44,18 @@ class Judge(Protocol):
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """One verdict a comparison, in the same order."""
         ...
+
+
+def check_judge(judge: Judge, plan: bool = False) -> None:
+    """Have the judge say now what it lacks, if it can tell: not after hours of training.
+
+    Args:
+        judge: One with a method ``check``, or without.
+        plan: The run is only planned, and nobody will be asked: passes.
+
+    Raises:
+        WrongInput: What its ``check`` says.
+    """
+    check = getattr(judge, "check", None)
+    if check is not None and not plan:
+        check()

@@ -211,3 +211,9 @@ def test_full_errors_on_request(command, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(Exception, match="nothing to run"):
         train.command_line()
+
+
+def test_a_judge_without_its_key_is_found_before_anything_is_trained(command, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    one_line(command("experiment=dadpo_qwen", "data=prompts.jsonl"), "no API key", "OPENAI_API_KEY")
+    assert not (tmp_path / "cache").exists()

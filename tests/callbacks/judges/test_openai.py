@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from callbacks.judges import Comparison, OpenAIJudge
+from callbacks.judges import Comparison, OpenAIJudge, RuleJudge, check_judge
 from datamodules.wrong_input import WrongInput
 
 pytest.importorskip("openai")
@@ -216,6 +216,17 @@ def test_key_is_needed_by_openai_itself_only(server, judge, monkeypatch):
     assert judge().compare([comparison("1", "good", "bad")])[0].outcome == "win"
     with pytest.raises(WrongInput, match="OPENAI_API_KEY"):
         judge(base_url=None).compare([comparison("2", "good", "bad")])
+
+
+def test_what_is_missing_is_told_before_anything_is_asked(server, judge, monkeypatch):
+    check_judge(judge(base_url=None))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    check_judge(judge())
+    check_judge(judge(base_url=None), plan=True)
+    with pytest.raises(WrongInput, match="OPENAI_API_KEY"):
+        check_judge(judge(base_url=None))
+    check_judge(RuleJudge(mark=lambda answer, key: None))  # nothing to check
+    assert not server.requests
 
 
 def test_without_the_package_the_install_line_is_told(judge, monkeypatch):
