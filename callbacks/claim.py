@@ -45,7 +45,8 @@ class Summary(NamedTuple):
     choice: dict[str, float]
     preference: Interval
     accuracy: Interval
-    kl: Interval
+    kl: Interval | None
+    """None where the teacher has another tokenizer: a divergence between different tokens is none."""
     gain_over_start: Interval
     """Preference rate less that of the dSFT start, prompt by prompt."""
 
@@ -108,14 +109,14 @@ def _summary(regime: str, method: str, choice: dict[str, float], jobs: list[Job]
     # Each seed has prompts of its own: the world is made from the seed.
     score = rows(lambda row: SCORES.get(row["outcomes"][student], 0.0))
     start = rows(lambda row: SCORES.get(row["outcomes"][START], 0.0))
-    kl = torch.tensor([[job.metrics[f"student/{student}/kl_to_teacher"]] for job in jobs])
+    kl = [[job.metrics[key]] for job in jobs if (key := f"student/{student}/kl_to_teacher") in job.metrics]
     return Summary(
         regime,
         method,
         choice,
         nested_interval(score, shared_prompts=False),
         nested_interval(rows(lambda row: row["facts"][student]), shared_prompts=False),
-        nested_interval(kl, shared_prompts=False),
+        nested_interval(torch.tensor(kl), shared_prompts=False) if len(kl) == len(jobs) else None,
         nested_interval(score - start, shared_prompts=False),
     )
 
@@ -139,7 +140,8 @@ def _cells(summary: Summary) -> list[str]:
 
     choice = ", ".join(f"{key} {value:g}" for key, value in summary.choice.items()) or "–"
     percent = [shown(i, 100) for i in (summary.preference, summary.accuracy)]
-    return [summary.method, choice, *percent, shown(summary.kl), shown(summary.gain_over_start, 100)]
+    kl = "–" if summary.kl is None else shown(summary.kl)
+    return [summary.method, choice, *percent, kl, shown(summary.gain_over_start, 100)]
 
 
 HEADER = ("method", "chosen on dev", "preference rate %", "accuracy %", "KL to teacher, nats/token", "gain over dSFT")
@@ -167,12 +169,12 @@ def _write_report(path: Path, summaries: list[Summary], seeds: int) -> None:
                 (row.preference.low.item(), row.preference.high.item()),
             )
             for row in rows
+            if row.kl is not None
         ]
-        figure = scatter_with_intervals(
-            points, "KL to the teacher, nats a token", "preference rate against the teacher", percent_y=True
-        )
+        axes = "KL to the teacher, nats a token", "preference rate against the teacher"
+        figures = [scatter_with_intervals(points, *axes, percent_y=True)] if points else []
         table = Table(HEADER, [_cells(row) for row in rows], "Test prompts; 95 % intervals over seeds and prompts.")
-        sections.append(Section(f"Regime {regime}", "", [figure], [table]))
+        sections.append(Section(f"Regime {regime}", "", figures, [table]))
     lead = (
         f"Each method at the setting of its grid that was best on development data; {seeds} seeds. "
         "Intervals over so few seeds are too narrow where seeds differ most."

@@ -71,6 +71,18 @@ def test_the_sweep_leaves_a_table_and_a_page(sweep, capsys):
     assert "<svg" in (sweep / "report.html").read_text()
 
 
+def test_a_teacher_of_another_tokenizer_has_no_divergence(sweep, capsys):
+    for path in sweep.glob("*/metrics.json"):
+        known = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in known.items() if "kl_to_teacher" not in key}))
+    ClaimReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}}))
+    rows = json.loads((sweep / "claim.json").read_text())
+    assert len(rows) == 3
+    assert not any("kl" in key for row in rows for key in row)
+    assert "–" in capsys.readouterr().out
+    assert "<svg" not in (sweep / "report.html").read_text()
+
+
 def test_an_empty_sweep_says_so(tmp_path, caplog):
     ClaimReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert "no job" in caplog.text
