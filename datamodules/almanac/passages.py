@@ -78,7 +78,9 @@ def passage(seed: int, split: str, index: int, sentences: int) -> dict[str, Any]
     }
 
 
-def passages(seed: int, split: str, count: int, sentences: int = 1) -> Iterator[dict[str, Any]]:
+def passages(
+    seed: int, split: str, count: int, sentences: int = 1, fewest: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows 0 to ``count - 1``, each a passage with one question about one of its people.
 
     Args:
@@ -86,6 +88,8 @@ def passages(seed: int, split: str, count: int, sentences: int = 1) -> Iterator[
         split: ``"train"``, ``"validation"`` or ``"test"``: their people are disjoint.
         count: How many rows.
         sentences: In a passage; each tells the record of another person.
+        fewest: Passages of this many to ``sentences`` sentences in turn: what short ones teach helps with long ones.
+            Default: all have ``sentences``.
 
     Returns:
         An iterator over rows as in the module's docstring.
@@ -95,5 +99,11 @@ def passages(seed: int, split: str, count: int, sentences: int = 1) -> Iterator[
     """
     if not 1 <= sentences <= MOST_SENTENCES:
         raise WrongInput(f"passages of {sentences} sentences", "almanac, sentences", f"choose 1 to {MOST_SENTENCES}")
+    fewest = sentences if fewest is None else fewest
+    if not 1 <= fewest <= sentences:
+        raise WrongInput(
+            f"passages of {fewest} to {sentences} sentences", "almanac, fewest", f"choose 1 to {sentences}"
+        )
+    lengths = range(fewest, sentences + 1)
     row_generator(seed, split, "passage", 0)  # complains about a wrong split now, not at the first row
-    return (passage(seed, split, index, sentences) for index in range(check_count(count)))
+    return (passage(seed, split, index, lengths[index % len(lengths)]) for index in range(check_count(count)))

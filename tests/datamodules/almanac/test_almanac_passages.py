@@ -51,7 +51,17 @@ def test_rows_do_not_depend_on_the_count():
     assert list(passages(0, "test", 9, 2))[:4] == list(passages(0, "test", 4, 2))
 
 
-@pytest.mark.parametrize("wrong", [{"split": "dev"}, {"count": -1}, {"sentences": 0}, {"sentences": 7}])
+def test_passages_of_several_lengths_come_in_turn():
+    rows = list(passages(0, "train", 6, sentences=4, fewest=2))
+    assert [row["context"].count(".") for row in rows] == [2, 3, 4, 2, 3, 4]
+    assert rows[1] == list(passages(0, "train", 2, sentences=3))[1]
+    assert list(passages(0, "train", 6, sentences=4, fewest=2))[:3] == rows[:3]
+
+
+WRONG = [{"split": "dev"}, {"count": -1}, {"sentences": 0}, {"sentences": 7}, {"fewest": 0}, {"fewest": 2}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_are_told_at_once(wrong):
     with pytest.raises(WrongInput):
         passages(**({"seed": 0, "split": "train", "count": 1} | wrong))
