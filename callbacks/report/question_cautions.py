@@ -72,7 +72,16 @@ def about_the_judge(numbers: QuestionNumbers) -> str:
         "may be a good one, and the other way round."
     )
     true = numbers.get(REFERENCE, "qa_f1")
-    return text if true is None else f"{text} Its F1 on the true questions is {told(true)}."
+    if true is None:
+        return text
+    text += f" Its F1 on the true questions is {told(true)}."
+    if numbers.judge_knows:
+        return text
+    return (
+        f"{text} A judge that cannot answer those cannot tell a good question from a bad one, and a reward model that "
+        "has learnt no more pays for nonsense as for sense: train both longer, on more rows or from larger models, "
+        "before anything here is believed."
+    )
 
 
 def ahead_of_rast(numbers: QuestionNumbers) -> str:

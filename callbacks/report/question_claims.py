@@ -25,7 +25,8 @@ def lead(numbers: QuestionNumbers) -> str:
     if other is None:
         return f"RAST's questions have a Pairwise BLEU of {told(pairwise)}, with nothing to hold it against."
     variety = _variety(numbers.difference(HERO, other, "pairwise_bleu"), other)
-    return f"RAST's questions are {variety}, and {_cost(numbers.difference(HERO, other, 'qa_f1'))}."
+    outcome = f"RAST's questions are {variety}, and {_cost(numbers.difference(HERO, other, 'qa_f1'))}."
+    return outcome if numbers.judge_knows else f"The judge cannot answer the true questions either. {outcome}"
 
 
 def against_the_others(numbers: QuestionNumbers) -> str:

@@ -76,6 +76,12 @@ class QuestionNumbers:
         ours, theirs = self.get(method, metric), self.get(other, metric)
         return None if method == other or ours is None or theirs is None else Difference(ours - theirs, None)
 
+    @property
+    def judge_knows(self) -> bool:
+        """Whether the judge answers the true questions more often than not, or was not asked them."""
+        true = self.get(REFERENCE, "qa_f1")
+        return true is None or true >= 50
+
     def leader(self, metric: str) -> str | None:
         """The method with the best number, whatever the intervals say; the first of equals."""
         known = [(value, name) for name in self.methods if (value := self.get(name, metric)) is not None]

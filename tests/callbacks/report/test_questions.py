@@ -5,7 +5,7 @@ import re
 import pytest
 
 from callbacks.questions.metrics import METRICS
-from callbacks.report.question_cautions import about_overall, ahead_of_rast, fewer_questions
+from callbacks.report.question_cautions import about_overall, about_the_judge, ahead_of_rast, fewer_questions
 from callbacks.report.question_claims import lead
 from callbacks.report.question_examples import side_by_side
 from callbacks.report.question_numbers import QuestionNumbers, joined, with_sign
@@ -206,6 +206,13 @@ def test_overall_that_was_bought_is_called_bought():
     )
     beaten = QuestionNumbers(METRICS_OF_RUN | method("rast", overall=78.4))
     assert "beam search has the highest, 88.40 against 78.40 of RAST, with an F1 of 99.6." in about_overall(beaten)
+
+
+@pytest.mark.parametrize(("true", "known"), [(2.5, False), (99.9, True), (None, True)])
+def test_a_judge_that_cannot_answer_true_questions_proves_nothing(true, known):
+    numbers = QuestionNumbers(METRICS_OF_RUN | VARIED | UNHARMED | ({} if true is None else {"reference/qa_f1": true}))
+    assert lead(numbers).startswith("The judge cannot answer the true questions either. ") != known
+    assert ("before anything here is believed" in about_the_judge(numbers)) != known
 
 
 def test_methods_that_ask_less_are_named():
