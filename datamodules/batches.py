@@ -12,7 +12,7 @@ from torch import Tensor
 PackingSetting = Literal["auto", "sdpa", "flex", "off"]
 """Whether pairs come in packed rows, and with which attention they are read; see ``lightning_modules/packing.py``."""
 
-SamplerSetting = Literal["auto", "continuous", "batched"]
+SamplerSetting = Literal["auto", "continuous", "batched", "vllm"]
 """How prompts are answered; see ``lightning_modules/sampling.py``."""
 
 

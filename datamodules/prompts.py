@@ -33,7 +33,7 @@ class PromptDataModule(LightningDataModule):
         answering: Names of the models, in the order of the loaders.
         folder: Where ``NAME.jsonl`` holds each model's responses.
         skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data).
-        batch_size: Prompts a batch; of continuous batching, which needs no batches, thousands make one.
+        batch_size: Prompts a batch; of continuous batching and vLLM, which need no batches, thousands make one.
         sampler: See ``SamplingModule``.
         max_length: Tokens of prompt and response.
         seed: Of the sampling.
@@ -112,10 +112,10 @@ class PromptDataModule(LightningDataModule):
         return batches
 
     def _size(self, prompts: int) -> int:
-        """Prompts a batch: for the continuous sampler many, but so that no rank goes without."""
+        """Prompts a batch: for samplers that need no batches many, but so that no rank goes without."""
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
         on_cuda = device is not None and device.type == "cuda"
-        if self.sampler == "continuous" or (self.sampler == "auto" and on_cuda):
+        if self.sampler in ("continuous", "vllm") or (self.sampler == "auto" and on_cuda):
             ranks = 1 if self.trainer is None else self.trainer.world_size
             return max(1, min(MANY, -(-prompts // ranks)))
         return self.batch_size

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, get_args
 
 import torch
+from lightning import Callback
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PromptBatch, SamplerSetting
@@ -15,6 +16,7 @@ from lightning_modules.continuous_sampling import CannotBatch, Finished, continu
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.language_model import ModelSource, stop_token_ids
 from lightning_modules.token_draws import DrawEachRequest, DrawEachRow, TokenDraws, answer_key
+from lightning_modules.vllm import VLLMSampler
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,8 @@ class SamplingModule(FrozenModelsModule):
     """Answers prompts with each of several models.
 
     Every answer has random numbers of its own (``token_draws``): it depends on the batch's seed and its row's name, on
-    neither company, order nor sampler. (In half precision rounding does depend on the company.)
+    neither company, order nor sampler. (In half precision rounding does depend on the company.) vLLM alone draws
+    otherwise, from a seed that comes of the same two.
 
     Takes: ``PromptBatch``. ``predict_step`` gives ``Responses`` one after the other, each as soon as it is there.
 
@@ -99,12 +102,14 @@ class SamplingModule(FrozenModelsModule):
         tokenizer: Shared by all that have none of their own.
         sampling: For every model, or name → its own.
         sampler: ``continuous``: an answer that ends makes room for the next prompt at once; ``batched``: all answers of
-            a batch go on until the last has ended; ``auto``: continuous on CUDA with models it takes, else batched.
-        batch_size: Answers under way at one time.
+            a batch go on until the last has ended; ``auto``: continuous on CUDA with models it takes, else batched;
+            ``vllm``: a vLLM in an environment of its own.
+        batch_size: Answers under way at one time; of vLLM, ``vllm["requests"]``.
+        vllm: See ``VLLMSettings``.
         **settings: See ``FrozenModelsModule``.
 
     Raises:
-        WrongInput: Another sampler, or a batch of none.
+        WrongInput: Another sampler, a batch of none, or a wrong setting of vLLM.
     """
 
     def __init__(
@@ -115,16 +120,27 @@ class SamplingModule(FrozenModelsModule):
         *,
         sampler: SamplerSetting = "auto",
         batch_size: int = 64,
+        vllm: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
         super().__init__(models, tokenizer, **settings)
         check_sampler(sampler, batch_size)
         self.sampling = {name: sampling if isinstance(sampling, Sampling) else sampling[name] for name in models}
         self.sampler, self.batch_size = sampler, batch_size
+        self.vllm = VLLMSampler(vllm or {}) if sampler == "vllm" else None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What ends vLLM."""
+        return [self.vllm] if self.vllm is not None else []
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Iterator[Responses]:
         """One response a prompt."""
         name = self.name_of(dataloader_idx)
+        if self.vllm is not None:
+            asked = self.sources[name], self.tokenizer_of(name), self.build["dtype"], self.sampling[name], batch
+            for row, tokens, ends in self.vllm.answers(name, *asked):
+                yield self._responses(name, [batch.row_ids[row]], [tokens], ends)
+            return
         model, tokenizer = self.model(name), self.tokenizer_of(name)
         stops = stop_token_ids(model, tokenizer)
         # `generate` fills what we leave open (beams, penalties, …) from the model's own: only its stops have a say.

@@ -16,6 +16,8 @@ PURE = {
     "lightning_modules/dadpo/diagnostics.py": {"torch", "lightning_modules.dadpo.loss"},
     "lightning_modules/pruning/plan.py": set(),
     "lightning_modules/endpoint/reading.py": set(),
+    "lightning_modules/vllm/reading.py": set(),
+    "lightning_modules/vllm/guard.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},
     "lightning_modules/rast/drawing.py": {"torch"},
     "lightning_modules/rast/rewards.py": {"torch"},

@@ -188,7 +188,7 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
         len(tokenizer),
         cuda,
         new=(mean, most),
-        continuous=data.get("sampler") == "continuous" or (cuda and data.get("sampler") == "auto"),
+        continuous=data.get("sampler") in ("continuous", "vllm") or (cuda and data.get("sampler") == "auto"),
     )
     return Planned(work, (*rows.assumed, f"answers of {mean} tokens, {most} at most"))
 
