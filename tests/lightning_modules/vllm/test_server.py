@@ -127,7 +127,9 @@ def test_a_connection_that_breaks_is_made_anew(start, fake):
     assert len(fake.asked()) == 7
 
 
-def test_killed_from_outside_it_is_told_so(start, fake):
+def test_killed_from_outside_it_is_told_so(start, fake, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "student.log").write_text("OSError: of another time\n")
     server = ready(start())
     os.kill(fake.told("start")[0]["pids"][0], 9)
     assert gone(fake)
