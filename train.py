@@ -25,6 +25,7 @@ from callbacks.run import (
     print_table,
     register_resolvers,
     run_stage,
+    unrolled,
     write_metrics,
     write_plan,
 )
@@ -44,6 +45,7 @@ def run(config: DictConfig) -> dict[str, float]:
         All numbers, by ``group/name``; they stand in ``metrics.json`` too. With ``plan=true`` none: no stage is
         run, and ``plan.json`` and a table say what each would take.
     """
+    config = unrolled(config)
     check_config(config)
     output_dir = Path(config.paths.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,8 @@ class PromptDataModule(LightningDataModule):
         tokenizers: Name of a model → its own, whose chat template it reads, too.
         answering: Names of the models, in the order of the loaders.
         folder: Where ``NAME.jsonl`` holds each model's responses.
-        skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data).
+        skip_given: Do not ask model NAME for rows that already have a field NAME (given preference data). Names: of
+            these models only; the others' responses are sampled anew.
         batch_size: Prompts a batch; of continuous batching and vLLM, which need no batches, thousands make one.
         sampler: See ``SamplingModule``.
         max_length: Tokens of prompt and response.
@@ -47,7 +48,7 @@ class PromptDataModule(LightningDataModule):
         tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
         answering: Sequence[str],
         folder: str | Path,
-        skip_given: bool = False,
+        skip_given: bool | Sequence[str] = False,
         batch_size: int = 64,
         sampler: SamplerSetting = "auto",
         max_length: int = 2048,
@@ -96,7 +97,8 @@ class PromptDataModule(LightningDataModule):
         return [DataLoader(self._batches(name), batch_size=None) for name in self.answering]  # type: ignore[arg-type]
 
     def _is_given(self, row: Row, name: str) -> bool:
-        return self.skip_given and bool(row.fields.get(name))
+        skipped = self.skip_given if isinstance(self.skip_given, bool) else name in self.skip_given
+        return skipped and bool(row.fields.get(name))
 
     def _batches(self, name: str) -> list[PromptBatch]:
         asked = [place for place, row in self.rows.items() if not self._is_given(row, name)]

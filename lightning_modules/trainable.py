@@ -10,8 +10,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
@@ -19,6 +18,7 @@ from lightning_modules.adapters import Adaptation
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.ranks import clip_gradients
+from lightning_modules.schedule import cosine_schedule
 from lightning_modules.serving import Engine, Served, serve
 from lightning_modules.sharding import check_unadapted, full_weights, is_sharded, shard
 
@@ -42,6 +42,7 @@ class PolicyModule(LightningModule):
         tokenizer: Goes with the model; it is exported beside it, and its length is the real vocabulary.
         optimizer: Makes the optimizer from parameter groups. Default: AdamW at 1e-5.
         warmup: Share of the steps in which the learning rate rises from 0; it then falls to 0 along a cosine.
+        part: Which part of the schedule this training is, and of how many; see ``cosine_schedule``.
         dtype: Of the policy's weights.
         attn_implementation: As transformers names it (None: the best that the family has here).
         gradient_checkpointing: Less memory for about a third more time.
@@ -63,6 +64,7 @@ class PolicyModule(LightningModule):
         *,
         optimizer: OptimizerFactory | None = None,
         warmup: float = 0.1,
+        part: tuple[int, int] = (1, 1),
         dtype: str = "float32",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
@@ -77,7 +79,7 @@ class PolicyModule(LightningModule):
             raise WrongInput(f"warmup is a share of the steps, got {warmup}", f"{name}: warmup", "between 0 and 1")
         self.name, self.source, self.tokenizer = name, model, tokenizer
         self.make_optimizer: OptimizerFactory = optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-5))
-        self.warmup, self.logits_chunk = warmup, logits_chunk
+        self.warmup, self.part, self.logits_chunk = warmup, part, logits_chunk
         self.vocabulary = None if padded_vocabulary else len(tokenizer)
         self.build: dict[str, Any] = {
             "dtype": dtype,
@@ -113,7 +115,7 @@ class PolicyModule(LightningModule):
         if total == float("inf"):
             raise WrongInput("training has no end", "trainer", "set max_epochs or max_steps")
         optimizer = self.make_optimizer(parameter_groups(self.parameters()))
-        scheduler: LRScheduler = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * total), int(total))
+        scheduler = cosine_schedule(optimizer, self.warmup, total, self.part)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from callbacks.report import distillation_sections as sections
 from callbacks.report.page import Card, build_sections, unread, write_page
+from callbacks.report.rounds import in_a_row
 from callbacks.report.run_files import RunFiles
 from callbacks.report.student_numbers import StudentNumbers, percent, points, signed
 from callbacks.report.talk_and_stream import talk_and_stream
@@ -34,7 +35,7 @@ def write_distillation_report(run_dir: Path, metrics: Mapping[str, float], confi
             lambda: sections.against_the_teacher(numbers),
             lambda: talk_and_stream(numbers, files.load_curves()),
             lambda: sections.accuracy_and_divergence(numbers),
-            lambda: sections.training(files.curves()),
+            lambda: sections.training(in_a_row(files.curves(), metrics)),
             lambda: sections.target_margins(files.target_margins()),
             lambda: sections.side_by_side(files.examples()),
         ]

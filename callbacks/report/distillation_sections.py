@@ -99,7 +99,8 @@ def training(curves: Mapping[str, Mapping[str, Curve]]) -> Section | None:
     text = (
         "Values of training batches, long curves averaged over equal stretches of steps. A preference loss starts at "
         "log 2 ≈ 0.693 without a teacher term; with one it starts where the target margins below put it. A pair is "
-        "saturated where the sigmoid of its margin is within 1 % of 0 or 1."
+        "saturated where the sigmoid of its margin is within 1 % of 0 or 1. Rounds on refreshed pairs are "
+        "drawn one behind the other."
     )
     return Section("Training", text, figures) if figures else None
 

@@ -5,6 +5,7 @@ from callbacks.run.loggers import close_loggers
 from callbacks.run.messages import exit_line
 from callbacks.run.outcome import print_table, write_metrics
 from callbacks.run.plan import check_config, register_resolvers
+from callbacks.run.rounds import unrolled
 from callbacks.run.sharded import FSDP2Strategy
 from callbacks.run.stage import first_process, run_stage
 
@@ -19,6 +20,7 @@ __all__ = [
     "print_table",
     "register_resolvers",
     "run_stage",
+    "unrolled",
     "write_metrics",
     "write_plan",
 ]

@@ -87,7 +87,7 @@ class DaDPOModule(PolicyModule):
     @property
     def betas(self) -> tuple[float, float]:
         """β1 and β2 of the present step; outside training those at its end."""
-        return self.variants.betas(self.beta_ref, self.beta_teacher, share_done(self._trainer))
+        return self.variants.betas(self.beta_ref, self.beta_teacher, share_done(self._trainer, self.part))
 
     def configure_model(self) -> None:
         """Build the policy and, in live mode, reference and teacher."""

@@ -122,11 +122,17 @@ class Variants:
 PAPER = Variants()
 
 
-def share_done(trainer: Trainer | None) -> float:
-    """The share of the optimizer steps that are done: 0 at the first, 1 at the last and where nothing is trained."""
+def share_done(trainer: Trainer | None, part: tuple[int, int] = (1, 1)) -> float:
+    """The share of the optimizer steps that are done: 0 at the first, 1 at the last and where nothing is trained.
+
+    Args:
+        trainer: Of the training.
+        part: See ``PolicyModule``: the share is of the whole.
+    """
     if trainer is None or trainer.state.fn != "fit":
         return 1.0
-    return min(1.0, trainer.global_step / max(1, trainer.estimated_stepping_batches - 1))
+    (number, parts), steps = part, trainer.estimated_stepping_batches
+    return min(1.0, ((number - 1) * steps + trainer.global_step) / max(1, parts * steps - 1))
 
 
 def check_dadpo(*, beta_ref: float, beta_teacher: float, mode: str, variants: Variants, stage: str = "dadpo") -> None:

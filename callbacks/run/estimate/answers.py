@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from callbacks.run.estimate.reading import Reader, Rows
+from callbacks.run.estimate.reading import Reader, Rows, whole_of
 from callbacks.run.estimate.tokens import Sequences
 from datamodules.wrong_input import WrongInput
 
@@ -43,7 +43,7 @@ def answered(
     if not lacking:
         made = [Sequences(row.prompt, tuple(row.answers[field] for field in fields)) for row in rows.lengths]
         return Answered(made, None, ())
-    sampled = asked
+    sampled, source = asked, whole_of(source)
     if sampled is None and isinstance(source, str) and (stage := reader.maker(source)):
         sampled = reader.stage(stage)
     if sampled is None and not rows.assumed:

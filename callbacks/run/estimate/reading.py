@@ -23,6 +23,7 @@ from datamodules.wrong_input import WrongInput
 ANSWERS = ("chosen", "rejected", "completion")
 FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
 """``org/name@split[:500]``."""
+SHARE = "datamodules.shares.RowShare"
 FILES = (*JSON_SUFFIXES, ".parquet")
 
 Skeleton = Callable[..., nn.Module]
@@ -108,6 +109,9 @@ class Reader:
         """Lengths of a source's rows; of a file that a stage will write, of the rows that this stage reads."""
         if isinstance(source, str) and (stage := self.maker(source)):
             return self.rows(self.stage(stage)["datamodule"]["data"], tokenizer, max_length)
+        if isinstance(source, Mapping) and (whole := whole_of(source)) is not source:  # one of several shares
+            rows = self.rows(whole, tokenizer, max_length)
+            return rows._replace(count=max(1, round(rows.count / source["of"])))
         key = repr(source)
         if key not in self._rows:
             self._rows[key] = self._read(source, tokenizer, max_length)
@@ -154,6 +158,12 @@ class Reader:
         rows = int(named[1]) if named else made.rows
         said = f"{source}: {rows} rows, prompts of {made.prompt_tokens} tokens"
         return Rows([Lengths(made.prompt_tokens, {})], rows, (said,))
+
+
+def whole_of(source: Any) -> Any:
+    """What the source is a share of (``datamodules/shares.py``), or the source itself."""
+    shared = isinstance(source, Mapping) and source.get("_target_") == SHARE
+    return source["data"] if shared else source
 
 
 def _sampled(source: Any, most: int) -> tuple[list[Row], int]:

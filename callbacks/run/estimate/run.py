@@ -144,9 +144,9 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
 
 
 def _disk(work: Work, cost: Cost) -> float:
-    """The newest checkpoint beside the one that is being written, and the export; or texts; or scores."""
+    """The newest checkpoint beside the one that is being written, and what is left; or texts; or scores."""
     if work.policy is not None:
-        return 2 * work.policy.checkpoint + work.policy.exported
+        return (3 if work.handed_on else 2) * work.policy.checkpoint + work.policy.exported
     if work.kind == "sampling":
         return TEXT_BYTES * work.count * len(work.models) * float(work.new[0])
     return float(SCORE_BYTES * work.count * work.sharing * len(work.models)) if work.kind == "scoring" else 0.0

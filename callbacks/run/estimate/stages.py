@@ -1,6 +1,7 @@
 """From a stage's config to its work in numbers. A stage says which kind it is by its key ``work``."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from callbacks.run.estimate.adapter import Adapter, adapter_of
@@ -44,7 +45,9 @@ def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
     own = stage["module"].get("tokenizers") or {}
     if any(source for model, source in own.items() if model != "_target_"):
         planned = planned._replace(assumed=(*planned.assumed, "as many tokens of the teacher's as of the student's"))
-    size = "score_batch_size" if kind == "scoring" and "score_batch_size" in stage["datamodule"] else "batch_size"
+    size = (
+        "score_batch_size" if kind.startswith("scoring") and "score_batch_size" in stage["datamodule"] else "batch_size"
+    )
     return planned._replace(work=planned.work._replace(batch_key=reader.key(name, "datamodule", size)))
 
 
@@ -113,21 +116,24 @@ def _training(
         token_budget=data.get("token_budget"),
         sort_window=data.get("sort_window", 1),
         pretrained=isinstance(source, str),
+        handed_on=bool((stage.get("callbacks") or {}).get("state")),
     )
     return Planned(work, (*rows.assumed, *known.assumed))
 
 
-def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+def _scoring(
+    reader: Reader, stage: dict[str, Any], cuda: bool, fields: tuple[str, ...] = ("chosen", "rejected")
+) -> Planned:
     module, data = stage["module"], stage["datamodule"]
     tokenizer = reader.tokenizer(module["tokenizer"])
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
-    known = answered(reader, data["data"], rows, ("chosen", "rejected"), data["max_length"])
+    known = answered(reader, data["data"], rows, fields, data["max_length"])
     served = {"teacher"} if data.get("served_teacher") else set()
     here = {name: source for name, source in module["models"].items() if name not in served}
     models = _frozen(reader, stage, here, module["dtype"], cuda)
     packs, count, sequences = _packs(stage), rows.count, known.rows
     if not packs:
-        count = 2 * rows.count
+        count = len(fields) * rows.count
         sequences = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
     work = Work(
         "scoring",
@@ -140,7 +146,7 @@ def _scoring(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
         longest=known.longest,
         packing=packs,
         token_budget=data.get("token_budget"),
-        sharing=2 if packs else 1,
+        sharing=len(fields) if packs else 1,
     )
     return Planned(work, (*rows.assumed, *known.assumed))
 
@@ -174,6 +180,8 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
     tokenizer = reader.tokenizer(module["tokenizer"])
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
     given = set.intersection(*(set(row.answers) for row in rows.lengths)) if data.get("skip_given") else set()
+    if isinstance(named := data.get("skip_given"), list):  # those of rows that an earlier stage leaves
+        given = set(named)
     asked = {name: source for name, source in module["models"].items() if name not in given}
     if not asked:
         return None
@@ -197,6 +205,7 @@ KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
     "fine_tuning": _fine_tuning,
     "preference": _preference,
     "scoring": _scoring,
+    "scoring_rejected": partial(_scoring, fields=("rejected",)),  # the chosen have their scores
     "divergence": _divergence,
     "sampling": _sampling,
 }

@@ -56,6 +56,8 @@ class Work(NamedTuple):
     """Of ``batch_size``, how many are of one row: it may count responses."""
     pretrained: bool = False
     """The policy starts from weights that an adapter could stand beside."""
+    handed_on: bool = False
+    """What is trained and the optimizer's states are left on disk, for a later round."""
 
     @property
     def rows_a_batch(self) -> int:
