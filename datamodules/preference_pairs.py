@@ -1,7 +1,7 @@
 """Preference pairs for daDPO: batches to train on, and the responses that are still without a score."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import PackingSetting, PairScores
+from datamodules.batches import PackingSetting, PairScores, TokenBatch
+from datamodules.collate import collate_responses
 from datamodules.disk_rows import Chosen, DiskRows
 from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
 from datamodules.other_tokenizer import SHARED_MEND, check_belongs, tell_of_other_tokens
@@ -42,6 +43,7 @@ class PreferencePairsDataModule(LightningDataModule):
             own tokens; see ``datamodules/other_tokenizer.py``.
         served_teacher: ``NAME@REVISION`` of a teacher behind an endpoint: what its scores are kept under, instead of
             the weights in ``teacher``, of which only the tokenizer is read.
+        teacher_quantization: Of a local teacher's linear layers while it scores: its scores are kept apart.
         cache_dir: Of the score cache.
         score_dtype: Of the forward pass that makes the scores.
         padded_vocabulary: As in ``PolicyModule``: the scores are made with the same vocabulary.
@@ -66,6 +68,7 @@ class PreferencePairsDataModule(LightningDataModule):
         teacher: str | None = None,
         teacher_tokenizer: str | None = None,
         served_teacher: str | None = None,
+        teacher_quantization: str | None = None,
         cache_dir: str | Path | None = None,
         score_dtype: str = "float32",
         padded_vocabulary: bool = False,
@@ -102,7 +105,7 @@ class PreferencePairsDataModule(LightningDataModule):
         self.data, self.tokenizer = data, tokenizer
         self.teacher_tokenizer = None if teacher_tokenizer is None else load_tokenizer(teacher_tokenizer)
         self.frozen = {"reference": reference, "teacher": teacher} if reference and teacher else {}
-        self.served_teacher = served_teacher
+        self.served_teacher, self.teacher_quantization = served_teacher, teacher_quantization
         self.cache_dir, self.batch_size, self.score_batch_size = cache_dir, batch_size, score_batch_size
         self.score_dtype, self.padded_vocabulary = score_dtype, padded_vocabulary
         self.max_length, self.val_fraction, self.seed = max_length, val_fraction, seed
@@ -141,7 +144,8 @@ class PreferencePairsDataModule(LightningDataModule):
         if name not in self._caches:
             vocabulary = None if self.padded_vocabulary else len(self._tokenizer_of(name))
             served = self.served_teacher if name == "teacher" else None
-            local = (self.frozen[name], self.score_dtype, vocabulary)
+            bits = self.teacher_quantization if name == "teacher" else None
+            local = (self.frozen[name], self.score_dtype, vocabulary, bits)
             self._caches[name] = ScoreCache(self.cache_dir, served_scorer(served) if served else scorer_of(*local))
         return self._caches[name]
 
@@ -149,6 +153,19 @@ class PreferencePairsDataModule(LightningDataModule):
         """The row that a score's key belongs to."""
         found = (responses.get(key) for responses in map(self._responses, self.frozen))
         return next(response.place for response in found if response is not None)
+
+    def sample(self, name: str, count: int) -> Iterator[TokenBatch]:
+        """Chosen and rejected response of so many training pairs (or all), evenly spread, a pair a batch.
+
+        Args:
+            name: ``reference`` or ``teacher``, who reads them.
+            count: 1 or more.
+        """
+        places = np.linspace(0, len(self.train_pairs) - 1, min(count, len(self.train_pairs)), dtype=int)
+        for pair in (self.train_pairs[int(place)].read_by(name) for place in places):
+            ids, starts = zip(*((each.ids, each.prompt_length) for each in pair.responses), strict=True)
+            keys = [response_key(each) for each in pair.responses]
+            yield collate_responses(ids, starts, keys, pad_id_of(self._tokenizer_of(name)))
 
     def train_scores(self) -> PairScores:
         """Scores of all training pairs, (n_train,) each: for statistics over the whole set."""

@@ -40,18 +40,20 @@ class Scorer(NamedTuple):
     model: str
     """Content digest of weights and config."""
     dtype: str
-    """Of the forward pass, e.g. ``bfloat16``; log-probabilities are float32 always."""
+    """Of the forward pass, e.g. ``bfloat16``, and of weights in fewer bits (``bfloat16, linear layers in nf4``);
+    log-probabilities are float32 always."""
     vocabulary: int | None
     """Rows of the softmax; None for all."""
 
 
-def scorer_of(model: str, dtype: str, vocabulary: int | None) -> Scorer:
-    """The scorer that a model folder (or Hub id) is, by content.
+def scorer_of(model: str, dtype: str, vocabulary: int | None, quantization: str | None = None) -> Scorer:
+    """The scorer that a model folder (or Hub id) is, by content; its scores in fewer bits are another's.
 
     Raises:
         WrongInput: There is no such model.
     """
-    return Scorer(model_digest(local_model(model)), dtype, vocabulary)
+    held = dtype if quantization is None else f"{dtype}, linear layers in {quantization}"
+    return Scorer(model_digest(local_model(model)), held, vocabulary)
 
 
 def served_scorer(served: str) -> Scorer:

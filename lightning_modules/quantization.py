@@ -12,8 +12,12 @@ KINDS = ("int8", "nf4")
 """nf4: NormalFloat of 4 bits a weight, one scale a block of 64, the scales in 8 bits (double quantization)."""
 
 
-def check_quantization(kind: str | None) -> None:
+def check_quantization(kind: str | None, key: str = "quantization") -> None:
     """Refuse another kind, or one that cannot be had.
+
+    Args:
+        kind: None, or one of ``KINDS``.
+        key: What sets it, for messages.
 
     Raises:
         WrongInput: Unknown, or bitsandbytes is not installed.
@@ -21,11 +25,11 @@ def check_quantization(kind: str | None) -> None:
     if kind is None:
         return
     if kind not in KINDS:
-        raise WrongInput(f"unknown quantization {kind!r}", "quantization", f"null, or one of {', '.join(KINDS)}")
+        raise WrongInput(f"unknown quantization {kind!r}", key, f"null, or one of {', '.join(KINDS)}")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise WrongInput(f"{kind} needs bitsandbytes", "quantization", "pip install smoothtalk[quantized]") from error
+        raise WrongInput(f"{kind} needs bitsandbytes", key, "pip install smoothtalk[quantized]") from error
 
 
 def quantization_settings(kind: str | None, dtype: torch.dtype) -> dict[str, Any]:

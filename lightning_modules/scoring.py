@@ -8,14 +8,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
+from datamodules.wrong_input import WrongInput
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.halving import Halving
-from lightning_modules.language_model import ModelSource, hidden_states, output_head
+from lightning_modules.language_model import ModelSource, build_skeleton, hidden_states, output_head
+from lightning_modules.loading import DTYPES
 from lightning_modules.logprobs import token_logps
+from lightning_modules.memory import free_memory
 from lightning_modules.packing import Packing
 from lightning_modules.sharding import whole
 
 PACKING = Packing()
+SPARE = 0.9
+"""Of the free memory, what a model's weights may take."""
 
 
 class ResponseStates(NamedTuple):
@@ -93,6 +98,10 @@ class Scorer(Protocol):
         """Log-probability of each response, summed over its tokens."""
         ...
 
+    def token_logps(self, batch: TokenBatch | PackedTokenBatch) -> list[list[float]]:
+        """The same of each of its tokens."""
+        ...
+
 
 class ScoringModule(FrozenModelsModule):
     """Log-probabilities of responses under each of several frozen models.
@@ -133,8 +142,47 @@ class ScoringModule(FrozenModelsModule):
         name = self.name_of(dataloader_idx)
         if name in self.scorers:
             return ResponseScores(name, batch.row_ids, self.scorers[name].logps(batch))
-        vocabulary = None if self.padded_vocabulary else len(self.tokenizer_of(name))
-        settings = {"vocabulary": vocabulary, "chunk": self.logits_chunk, "packing": self.packing}
+        settings = {"vocabulary": self._vocabulary(name), "chunk": self.logits_chunk, "packing": self.packing}
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
         logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
         return ResponseScores(name, batch.row_ids, logps)
+
+    def approximation(self, name: str) -> str | None:
+        """In which way the named model's scores are not those of its folder's weights, in words; None: they are."""
+        if name in self.scorers:
+            return "served"
+        return f"in {self.quantization[name]}" if name in self.quantization else None
+
+    @torch.no_grad()
+    def token_logps(self, name: str, batch: TokenBatch, *, full: bool = False) -> list[list[float]]:
+        """Log-probability of each response token (nats), response by response.
+
+        Args:
+            name: Of the model.
+            batch: On this module's device.
+            full: By the weights of the model's folder, whatever stands in for them.
+        """
+        if name in self.scorers and not full:
+            return self.scorers[name].token_logps(batch)
+        model = self.model(name, full=full)
+        head, states = output_head(model, self._vocabulary(name)), response_states(model, batch, self.packing)
+        per_token = token_logps(states.hidden, head, states.targets, self.logits_chunk)
+        return [each.tolist() for each in per_token.split(batch.response_mask.sum(-1).tolist())]
+
+    def check_room(self, name: str) -> None:
+        """Pass if the named model's weights with all their bits fit into what memory is left; its config is read only.
+
+        Raises:
+            WrongInput: They do not: on a CPU nothing else would say so before the process is killed.
+        """
+        shapes = build_skeleton(self.sources[name], self.tokenizer_of(name)).parameters()
+        needed = sum(p.numel() for p in shapes) * DTYPES[self.build["dtype"]].itemsize
+        self._loaded = None
+        for device in {torch.device("cpu"), self.device}:
+            left = free_memory(device)
+            if needed > SPARE * left:
+                said = f"its weights need {needed / 2**30:.1f} GiB, and {left / 2**30:.1f} GiB are left of the {device}"
+                raise WrongInput(said, f"the {name}, {self.sources[name]}", "take a larger device, or go without it")
+
+    def _vocabulary(self, name: str) -> int | None:
+        return None if self.padded_vocabulary else len(self.tokenizer_of(name))

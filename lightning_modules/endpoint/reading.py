@@ -21,7 +21,12 @@ def request_fields(protocol: str) -> dict[str, Any]:
 
 
 def response_logp(protocol: str, answer: object, ids: Sequence[int], prompt_length: int) -> float:
-    """Log-probability of ``ids[prompt_length:]`` given ``ids[:prompt_length]``, summed (nats).
+    """Log-probability of ``ids[prompt_length:]`` given ``ids[:prompt_length]``, summed (nats); see below."""
+    return math.fsum(response_token_logps(protocol, answer, ids, prompt_length))
+
+
+def response_token_logps(protocol: str, answer: object, ids: Sequence[int], prompt_length: int) -> list[float]:
+    """Log-probability of each of ``ids[prompt_length:]`` given those before it (nats).
 
     Args:
         protocol: ``prompt_logprobs`` (vLLM's field: each token is named, and checked) or ``echo`` (the older form, of
@@ -46,7 +51,7 @@ def response_logp(protocol: str, answer: object, ids: Sequence[int], prompt_leng
     for place, logp in enumerate(of_response, start=prompt_length):
         if not math.isfinite(logp) or logp <= NO_PROBABILITY:
             raise ValueError(f"no probability ({logp}) for token {ids[place]} at place {place}")
-    return math.fsum(of_response)
+    return of_response
 
 
 def _named(listed: object, ids: Sequence[int]) -> list[float]:

@@ -1,5 +1,6 @@
 """Scores of responses by a served teacher: token ids out, sums of log-probabilities back."""
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from datamodules.batches import PackedTokenBatch, TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.endpoint.client import CompletionsEndpoint, check_address
-from lightning_modules.endpoint.reading import request_fields, response_logp
+from lightning_modules.endpoint.reading import request_fields, response_token_logps
 
 PROTOCOLS = ("prompt_logprobs", "echo")
 SCORERS = ("local", "endpoint")
@@ -62,7 +63,11 @@ class EndpointScorer:
         self.endpoint = CompletionsEndpoint(url, str(model), **settings)
 
     def logps(self, batch: TokenBatch | PackedTokenBatch) -> list[float]:
-        """Summed log-probability of each response (nats), in the order of ``row_ids``.
+        """Summed log-probability of each response (nats), in the order of ``row_ids``; see ``token_logps``."""
+        return [math.fsum(each) for each in self.token_logps(batch)]
+
+    def token_logps(self, batch: TokenBatch | PackedTokenBatch) -> list[list[float]]:
+        """Log-probability of each response token (nats), response by response.
 
         Raises:
             WrongInput: The server fails, or answers about other tokens. The first failure drops what is waiting.
@@ -72,15 +77,15 @@ class EndpointScorer:
         ids = [row[mask].tolist() for row, mask in zip(rows.input_ids.cpu(), seen, strict=True)]
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                return list(pool.map(self._logp, ids, lengths))
+                return list(pool.map(self._logps, ids, lengths))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # leaving the `with` waits for those under way
                 raise
 
-    def _logp(self, ids: list[int], response_length: int) -> float:
+    def _logps(self, ids: list[int], response_length: int) -> list[float]:
         answer = self.endpoint.complete(ids, request_fields(self.protocol))
         try:
-            return response_logp(self.protocol, answer, ids, len(ids) - response_length)
+            return response_token_logps(self.protocol, answer, ids, len(ids) - response_length)
         except ValueError as reason:
             raise self.endpoint.unreadable(str(reason)) from None
 

@@ -46,11 +46,13 @@ class Frozen(NamedTuple):
     reading: Reading = PADDED
     shared: bool = False
     """It is the policy with its adapter switched off: it runs, and has no weights of its own."""
+    quantization: str | None = None
+    """Of its layers: None, ``int8`` or ``nf4``."""
 
     @property
     def weights(self) -> float:
         """Bytes."""
-        return 0.0 if self.shared else float(self.shape.parameters * self.bytes_a_weight)
+        return 0.0 if self.shared else base_bytes(self.shape, self.bytes_a_weight, self.quantization)
 
 
 class Policy(NamedTuple):

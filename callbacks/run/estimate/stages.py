@@ -147,8 +147,18 @@ def _scoring(
         packing=packs,
         token_budget=data.get("token_budget"),
         sharing=len(fields) if packs else 1,
+        compared=_in_full(models, stage),
     )
     return Planned(work, (*rows.assumed, *known.assumed))
+
+
+def _in_full(models: Mapping[str, Frozen], stage: Mapping[str, Any]) -> dict[str, Frozen]:
+    """The teacher with all its bits, where it has to be compared with (not where it is if there is room)."""
+    asked = ((stage.get("callbacks") or {}).get("agreement") or {}).get("pairs")
+    teacher = models.get("teacher")
+    if teacher is None or teacher.quantization is None or not isinstance(asked, int) or not asked:
+        return {}
+    return {"teacher in full": teacher._replace(quantization=None, reading=Reading())}
 
 
 def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | None:
@@ -215,8 +225,14 @@ def _frozen(
     reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str, cuda: bool
 ) -> dict[str, Frozen]:
     tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
+    of_its_own = stage["work"] in ("scoring", "sampling")  # elsewhere it is the policy's base that is quantised
     return {
-        name: Frozen(reader.shape(source, tokenizer), BYTES[dtype], _reading(reader, stage, source, cuda))
+        name: Frozen(
+            reader.shape(source, tokenizer),
+            BYTES[dtype],
+            _reading(reader, stage, source, cuda),
+            quantization=(stage["module"].get("quantization") or {}).get(name) if of_its_own else None,
+        )
         for name, source in models.items()
     }
 

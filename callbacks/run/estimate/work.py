@@ -54,6 +54,8 @@ class Work(NamedTuple):
     """Batches whose rows are sorted by length among them."""
     sharing: int = 1
     """Of ``batch_size``, how many are of one row: it may count responses."""
+    compared: dict[str, Frozen] = {}
+    """Scoring: what runs over a few pairs besides, one a batch; its memory counts, its time does not."""
     pretrained: bool = False
     """The policy starts from weights that an adapter could stand beside."""
     handed_on: bool = False
@@ -88,6 +90,8 @@ def moments_of(work: Work) -> Moments:
     if work.kind == "divergence":
         students = {name: model for name, model in work.models.items() if name != work.teacher}
         return divergence_moments(work.models[work.teacher], students, largest_batch(work), work.vocabulary, work.cuda)
+    one = work._replace(batch_size=1, packing=False, sharing=1)
+    frozen |= {name: (model, largest_batch(one)) for name, model in work.compared.items()}
     return scoring_moments(frozen, work.vocabulary, work.cuda)
 
 
