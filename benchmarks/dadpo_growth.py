@@ -9,8 +9,10 @@ chat template and tokenizer), lie in a JSON-lines file, and have their scores in
 - ``look up``: the scores of all training pairs;
 - ``pack``: batches of ``BATCH`` pairs from pairs that have been read;
 - ``epoch``: all batches of the training loader, as a trainer would take them: order, reading, packing;
+- ``to score``: all batches of the scores stage for both models, no score being there: what is missing, its order by
+  length, reading, packing. No part of training, as the next is not;
 - ``store``: scores of both models for both responses put into the cache, 1000 pairs a time, as the scores stage does
-  with a batch. It is no part of training. A table of random keys grows by whole pages, so this one is not flat.
+  with a batch. They are appended; the first look-up after that puts them in the order of their keys.
 
 Memory is by how much the process's resident memory peaks above where it stood when it was warm (Linux); beside it, by
 how much more it grows when the same encoded pairs are then read into a Python list.
@@ -44,7 +46,7 @@ from lightning_modules.exporting import export
 from lightning_modules.language_model import build_language_model
 
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
-PHASES = ("encode", "look up", "pack", "epoch", "store")
+PHASES = ("encode", "look up", "pack", "epoch", "to score", "store")
 BATCH, PART, WARM = 8, 1000, 300
 SYLLABLES = ("ka", "ro", "mi", "ten", "sol", "va", "der", "lu", "pen", "gar", "ist", "on")
 MODEL = {"model_type": "qwen2", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -80,6 +82,7 @@ def work(pairs: Path, folder: Path) -> tuple[dict[str, float], PreferencePairsDa
     tokenizer = load_tokenizer(models["reference"])
     data = PreferencePairsDataModule(str(pairs), tokenizer, cache_dir=folder / pairs.stem, **settings)
     timed("encode", data.setup, "fit")
+    timed("to score", lambda: [None for loader in data.predict_dataloader() for _ in loader])
     for start in range(0, len(data.train_pairs), PART):
         part = data.train_pairs[start : start + PART]
         made = {response_key(each): -float(len(each.ids)) for pair in part for each in pair.responses}
@@ -132,8 +135,8 @@ def table(results: dict[int, dict[str, float]]) -> str:
     versions = f"Python {platform.python_version()}, {os.cpu_count()} cores, of which one is used"
     lines = [
         f"{versions}; load average {os.getloadavg()[0]:.1f}. Microseconds of processor time a pair, and by how many",
-        "MiB the process grew above what it held when it was warm. `store` is the scores stage's, and not flat: a",
-        "table of random keys grows by whole pages.",
+        "MiB the process grew above what it held when it was warm. `to score` and `store` are the scores stage's,",
+        "without its models; `look up` includes putting in order what was stored.",
         "",
         f"| pairs | {' | '.join(PHASES)} | peak, MiB | as a list, MiB |",
         f"|---:|{'---:|' * (len(PHASES) + 2)}",

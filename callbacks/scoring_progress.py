@@ -36,7 +36,7 @@ class ScoringProgress(Callback):
         if dataloader_idx != self._model or batch_idx == 0:
             self._model, self._done = dataloader_idx, 0
             loaders: Any = trainer.predict_dataloaders
-            self._all = sum(_tokens(group) for group in loaders[dataloader_idx].dataset)
+            self._all = loaders[dataloader_idx].dataset.tokens
             self._start = self._said = self.clock()
 
     def on_predict_batch_end(
@@ -62,8 +62,3 @@ class ScoringProgress(Callback):
         rate = self._done / max(seconds, 1e-9)
         left = timedelta(seconds=round((self._all - self._done) / max(rate, 1e-9)))
         return f"scores of the {model}: {self._done / self._all:.0%}, {rate:,.0f} tokens/s, {left} left"
-
-
-def _tokens(group: Any) -> int:
-    """Of responses to one prompt, that prompt included."""
-    return len(group[0][1].prompt) + sum(len(response.response) for _, response in group)

@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.batches import PackingSetting, PairScores, TokenBatch
 from datamodules.collate import collate_responses
 from datamodules.disk_rows import Chosen, DiskRows
-from datamodules.encoding import EncodedResponse, check_same_tokens, load_tokenizer, pad_id_of
+from datamodules.encoding import check_same_tokens, load_tokenizer, pad_id_of
 from datamodules.other_tokenizer import SHARED_MEND, check_belongs, tell_of_other_tokens
 from datamodules.pairs import EncodedPair, RowSource, read_pairs, source_name
+from datamodules.response_index import ResponseIndex
 from datamodules.resumable import shared_batches, training_sampler
 from datamodules.score_cache import ScoreCache, scorer_of, served_scorer
 from datamodules.scored_pairs import ScoredPairs, collate_pairs, pack_pairs, response_key, with_scores
-from datamodules.unscored import share_prompts, unscored_loader
+from datamodules.unscored import SHARING, Unscored, UnscoredBatches, batches_of, collator, unscored_loader
 from datamodules.wrong_input import WrongInput
 
 
@@ -112,7 +113,9 @@ class PreferencePairsDataModule(LightningDataModule):
         self.train_pairs: Sequence[EncodedPair] = ()
         self.val_pairs: Sequence[EncodedPair] = ()
         self.final_metrics: dict[str, float] = {}
+        self._pairs: Sequence[EncodedPair] = ()
         self._caches: dict[str, ScoreCache] = {}
+        self._indexes: dict[str, ResponseIndex] = {}
 
     def setup(self, stage: str) -> None:
         """Read and encode all pairs, and split them."""
@@ -132,6 +135,7 @@ class PreferencePairsDataModule(LightningDataModule):
         held_out = facts % 2 == 1
         if held_out.all():  # a handful of prompts may all fall on one side
             held_out[:] = False
+        self._pairs = pairs
         self.train_pairs, self.val_pairs = (Chosen(pairs, np.flatnonzero(side)) for side in (~held_out, held_out))
         self.final_metrics = {"pairs": len(pairs), "truncated": int((facts >= 2).sum())}
         if self.teacher_tokenizer is not None:
@@ -151,8 +155,8 @@ class PreferencePairsDataModule(LightningDataModule):
 
     def place_of(self, key: str) -> str:
         """The row that a score's key belongs to."""
-        found = (responses.get(key) for responses in map(self._responses, self.frozen))
-        return next(response.place for response in found if response is not None)
+        found = (self._index(name).place_of(key) for name in self.frozen)
+        return next(place for place in found if place is not None)
 
     def sample(self, name: str, count: int) -> Iterator[TokenBatch]:
         """Chosen and rejected response of so many training pairs (or all), evenly spread, a pair a batch.
@@ -202,24 +206,29 @@ class PreferencePairsDataModule(LightningDataModule):
             raise WrongInput(
                 "there is nothing to score in live mode", "reference, teacher, cache_dir", "give all three"
             )
-        loaders, packed = [], self.packing != "off"
         self.final_metrics |= {"computed": 0, "reused": 0}
-        for name in ("reference", "teacher"):
-            responses = self._responses(name)
-            # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
-            groups = share_prompts(responses) if packed else share_prompts(responses, 1)
-            share = groups if self.trainer is None else groups[self.trainer.global_rank :: self.trainer.world_size]
-            known = self.cache(name).read(responses)
-            self.final_metrics["computed"] += len(responses) - len(known)
-            self.final_metrics["reused"] += len(known)
-            settings = {"packed": packed, "token_budget": self.token_budget}
-            pad_id = pad_id_of(self._tokenizer_of(name))
-            loaders.append(unscored_loader(share, known, self.score_batch_size, pad_id, **settings))
-        return loaders
+        return [unscored_loader(self._unscored(name)) for name in ("reference", "teacher")]
 
-    def _responses(self, name: str) -> dict[str, EncodedResponse]:
-        pairs = (pair.read_by(name) for pair in chain(self.train_pairs, self.val_pairs))
-        return {response_key(response): response for pair in pairs for response in pair.responses}
+    def _unscored(self, name: str) -> UnscoredBatches:
+        """This rank's share of what the cache does not know."""
+        packed, index = self.packing != "off", self._index(name)
+        sharing = SHARING if packed else 1
+        # Each rank's share is of all responses, not of the missing: ranks do not read the cache at one instant.
+        groups = index.groups(sharing)
+        share = groups if self.trainer is None else groups[self.trainer.global_rank :: self.trainer.world_size]
+        known = index.known(self.cache(name))
+        self.final_metrics["computed"] += len(index) - int(known.sum())
+        self.final_metrics["reused"] += int(known.sum())
+        rows = Unscored(index, share, known)
+        collate = collator(pad_id_of(self._tokenizer_of(name)), packed=packed, token_budget=self.token_budget)
+        return UnscoredBatches(rows, batches_of(rows, groups=max(1, self.score_batch_size // sharing)), collate)
+
+    def _index(self, name: str) -> ResponseIndex:
+        """The responses as this model reads them; where both read the same tokens, one index serves both."""
+        whose = name if self.teacher_tokenizer is not None else "reference"
+        if whose not in self._indexes:
+            self._indexes[whose] = ResponseIndex(self._pairs, whose)
+        return self._indexes[whose]
 
     def _tokenizer_of(self, name: str) -> PreTrainedTokenizerBase:
         return self.teacher_tokenizer if name == "teacher" and self.teacher_tokenizer is not None else self.tokenizer

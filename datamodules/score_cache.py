@@ -3,7 +3,9 @@
 A score is Σ log π(token) of a response under a frozen model. It is determined by the token ids, the response mask, the
 model's weights and config, the dtype of the forward pass and the vocabulary of the softmax. Each scorer (the last
 three) has a file of its own; within it, a row is keyed on ids and mask. SQLite makes each write all or nothing and
-lets several jobs of a sweep read and write at once.
+lets several jobs of a sweep read and write at once. Keys are as good as random: put in their order as they come, each
+would change a page of its own, the more of them the larger the table. So rows are appended, and whoever reads next puts
+them all in order at once, page by page.
 """
 
 import hashlib
@@ -31,6 +33,11 @@ DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 TABLES = (
     "CREATE TABLE IF NOT EXISTS scorer (one INTEGER PRIMARY KEY, model TEXT, dtype TEXT, vocabulary INTEGER)",
     "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, value REAL, checksum INTEGER) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS added (key TEXT, value REAL, checksum INTEGER)",
+)
+IN_ORDER = (
+    "INSERT OR REPLACE INTO scores SELECT key, value, checksum FROM added WHERE key NOTNULL ORDER BY key, rowid",
+    "DELETE FROM added",
 )
 
 
@@ -103,6 +110,7 @@ class ScoreCache:
         found: dict[str, float] = {}
         damaged = 0
         try:
+            self._put_in_order()
             for start in range(0, len(wanted), KEYS_A_QUERY):
                 part = wanted[start : start + KEYS_A_QUERY]
                 query = f"SELECT key, value, checksum FROM scores WHERE key IN ({','.join('?' * len(part))})"
@@ -137,6 +145,7 @@ class ScoreCache:
 
     def __len__(self) -> int:
         """Number of scores."""
+        self._put_in_order()
         return int(self._connection.execute("SELECT COUNT(*) FROM scores").fetchone()[0])
 
     def close(self) -> None:
@@ -155,7 +164,14 @@ class ScoreCache:
 
     def _insert(self, rows: list[tuple[str, float, int]]) -> None:
         with self._connection as transaction:
-            transaction.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
+            transaction.executemany("INSERT INTO added VALUES (?, ?, ?)", rows)
+
+    def _put_in_order(self) -> None:
+        """What was appended since the last time, all of it or nothing."""
+        if self._connection.execute("SELECT 1 FROM added LIMIT 1").fetchone() is not None:
+            with self._connection as transaction:
+                for step in IN_ORDER:
+                    transaction.execute(step)
 
     def _open(self) -> None:
         self.close()

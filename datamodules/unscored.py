@@ -1,64 +1,129 @@
 """Responses that are still without a score, in batches: a prompt's responses side by side, the longest first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.batches import PackedTokenBatch, TokenBatch
 from datamodules.collate import collate_responses
 from datamodules.encoding import EncodedResponse
 from datamodules.packing import pack
+from datamodules.response_index import ResponseIndex
 
 Group = list[tuple[str, EncodedResponse]]
 """Keys and responses, to one prompt."""
+Batch = TokenBatch | PackedTokenBatch
+Collate = Callable[[Sequence[Group]], Batch]
 SHARING = 2
 """Responses that share a prompt, as in training: more would save less and less, and batches would differ in size."""
 
 
-def share_prompts(responses: Mapping[str, EncodedResponse], most: int = SHARING) -> list[Group]:
-    """Responses by key in groups that answer one prompt, of ``most`` at most; the group of most tokens first."""
-    answers: dict[bytes, Group] = {}
-    for key, response in responses.items():
-        answers.setdefault(response.prompt.tobytes(), []).append((key, response))
-    groups = [each[start : start + most] for each in answers.values() for start in range(0, len(each), most)]
-    return sorted(groups, key=lambda group: -sum(len(response.ids) for _, response in group))
-
-
-def unscored_loader(
-    groups: Sequence[Group],
-    known: Mapping[str, float],
-    batch_size: int,
-    pad_id: int,
-    *,
-    packed: bool,
-    token_budget: int | None = None,
-) -> DataLoader:
-    """Batches of the responses whose key is not known yet.
+class Unscored(Sequence[Group]):
+    """Groups of responses, read from disk when they are asked for.
 
     Args:
-        groups: Of ``share_prompts``; those of a padded batch hold one response each.
-        known: What the cache holds.
-        batch_size: Responses a batch, or a few less.
+        index: Of all responses.
+        groups: (g, most) places, of ``ResponseIndex.groups``; those of a padded batch hold one response each.
+        known: (2·n,) bool, the places that need no score; groups that need none are left out.
+    """
+
+    def __init__(self, index: ResponseIndex, groups: np.ndarray, known: np.ndarray):
+        missing = (groups >= 0) & ~known[groups]
+        self.index = index
+        self._groups = np.where(missing, groups, -1)[missing.any(1)]
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self._groups)
+
+    def __getitem__(self, number: int) -> Group:  # type: ignore[override]
+        """A group."""
+        places = [int(place) for place in self._groups[number] if place >= 0]
+        return [(self.index.key(place), self.index.response(place)) for place in places]
+
+    def lengths(self) -> np.ndarray:
+        """(g,) tokens of each group, its prompt once."""
+        of_responses = np.where(self._groups >= 0, self.index.lengths[self._groups], 0).sum(1)
+        return of_responses + self.index.prompt_lengths[self._groups.max(1) // 2]
+
+
+def collator(pad_id: int, *, packed: bool, token_budget: int | None = None) -> Collate:
+    """What makes a batch of groups: a ``PackedTokenBatch``, else a ``TokenBatch``; the row ids are the keys.
+
+    Args:
         pad_id: Fills up rows.
-        packed: ``PackedTokenBatch``es, else ``TokenBatch``es; the row ids are the keys.
+        packed: Each prompt once.
         token_budget: See ``pack``.
     """
-    missing = [[(key, response) for key, response in group if key not in known] for group in groups]
-    rows = [group for group in missing if group]
     if packed:
-        collate = partial(_pack_keyed, pad_id=pad_id, token_budget=token_budget)
-        return DataLoader(rows, batch_size=max(1, batch_size // SHARING), collate_fn=collate)  # type: ignore[arg-type]
-    return DataLoader(rows, batch_size=batch_size, collate_fn=partial(_collate_keyed, pad_id=pad_id))  # type: ignore[arg-type]
+        return partial(_pack_keyed, pad_id=pad_id, token_budget=token_budget)
+    return partial(_collate_keyed, pad_id=pad_id)
 
 
-def _pack_keyed(batch: list[Group], pad_id: int, token_budget: int | None) -> PackedTokenBatch:
+def batches_of(rows: Unscored, *, groups: int | None = None, tokens: int | None = None) -> list[range]:
+    """Which groups go into which batch, in their order.
+
+    Args:
+        rows: The groups.
+        groups: So many a batch.
+        tokens: So many a batch at most, padded to its longest group; a longer group has a batch of its own.
+    """
+    if groups is not None:
+        return [range(start, min(start + groups, len(rows))) for start in range(0, len(rows), groups)]
+    assert tokens is not None
+    batches, start, longest = [], 0, 0
+    for number, length in enumerate(rows.lengths().tolist()):
+        longest = max(longest, length)
+        if number > start and longest * (number - start + 1) > tokens:
+            batches.append(range(start, number))
+            start, longest = number, length
+    return [*batches, range(start, len(rows))] if len(rows) else []
+
+
+class UnscoredBatches(Sequence[Batch]):
+    """Batches of groups, put together when they are asked for.
+
+    Args:
+        rows: The groups.
+        batches: Of ``batches_of``.
+        collate: Of ``collator``.
+    """
+
+    def __init__(self, rows: Unscored, batches: Sequence[range], collate: Collate):
+        self.rows, self._batches, self._collate = rows, batches, collate
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        """A batch."""
+        return self._collate([self.rows[group] for group in self._batches[number]])
+
+    @property
+    def tokens(self) -> int:
+        """Of all batches, a group's prompt once; padding left out."""
+        return int(self.rows.lengths().sum())
+
+
+def unscored_loader(batches: UnscoredBatches) -> DataLoader:
+    """A loader of them; Lightning takes no batch sampler of another's in its predict loop."""
+    return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _pack_keyed(batch: Sequence[Group], pad_id: int, token_budget: int | None) -> PackedTokenBatch:
     keys = [key for group in batch for key, _ in group]
     prompts = [group[0][1].prompt for group in batch]
     answers = [(which, response.response) for which, group in enumerate(batch) for _, response in group]
     return pack(prompts, answers, keys, pad_id, token_budget)
 
 
-def _collate_keyed(batch: list[Group], pad_id: int) -> TokenBatch:
+def _collate_keyed(batch: Sequence[Group], pad_id: int) -> TokenBatch:
     keys, responses = zip(*(pair for group in batch for pair in group), strict=True)
     return collate_responses([r.ids for r in responses], [r.prompt_length for r in responses], keys, pad_id)

@@ -9,16 +9,17 @@ import pytest
 
 from callbacks.scoring_progress import ScoringProgress
 from datamodules.encoding import EncodedResponse
-from datamodules.unscored import share_prompts, unscored_loader
+from datamodules.pairs import EncodedPair
+from datamodules.response_index import ResponseIndex
+from datamodules.unscored import Unscored, UnscoredBatches, batches_of, collator, unscored_loader
 
 
-def responses(count):
-    """Pairs: a prompt of 6 tokens, responses of 10 and 4."""
-    made = {}
+def pairs(count):
+    """A prompt of 6 tokens, responses of 10 and 4."""
+    made = []
     for i in range(count):
-        for size in (10, 4):
-            ids = np.array([i + 1] * 6 + [7] * size, dtype=np.int32)
-            made[f"{i}-{size}"] = EncodedResponse(f"row {i}", ids, 6, False)
+        both = (np.array([i + 1] * 6 + [7] * size, dtype=np.int32) for size in (10, 4))
+        made.append(EncodedPair(*(EncodedResponse(f"row {i}", ids, 6, False) for ids in both)))
     return made
 
 
@@ -26,8 +27,10 @@ def responses(count):
 def test_rate_and_time_left(packed, tokens, caplog):
     now = [0.0]
     callback = ScoringProgress(every_s=2.0, clock=lambda: now[0])
-    groups = share_prompts(responses(8), 2 if packed else 1)
-    loader = unscored_loader(groups, {}, 4, 0, packed=packed)
+    index, sharing = ResponseIndex(pairs(8), "reference"), 2 if packed else 1
+    rows = Unscored(index, index.groups(sharing), np.zeros(16, dtype=bool))
+    batches = batches_of(rows, groups=4 // sharing)
+    loader = unscored_loader(UnscoredBatches(rows, batches, collator(0, packed=packed)))
     trainer: Any = SimpleNamespace(predict_dataloaders=[loader, loader], is_global_zero=True)
     module: Any = None
     with caplog.at_level(logging.INFO):

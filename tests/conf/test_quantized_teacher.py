@@ -35,7 +35,7 @@ def caches(tmp_path):
     for path in sorted((tmp_path / "c/scores").glob("*.sqlite")):
         with sqlite3.connect(path) as db:
             found.append((*db.execute("SELECT dtype FROM scorer").fetchone(), dict(db.execute(
-                "SELECT key, value FROM scores").fetchall())))  # fmt: skip
+                "SELECT key, value FROM scores UNION SELECT key, value FROM added").fetchall())))  # fmt: skip
     return sorted(found, key=lambda one: one[0])
 
 

@@ -232,17 +232,72 @@ def test_of_several_that_find_the_damage_one_sets_it_aside(tmp_path):
     assert len(list(tmp_path.glob("*.damaged-*"))) == 1
 
 
+@pytest.mark.parametrize("table", ["added", "scores"])
 @pytest.mark.parametrize("wrong", [-1.25, None, "text", b"bytes"])
-def test_a_damaged_row_is_absent_and_said(tmp_path, caplog, wrong):
+def test_a_damaged_row_is_absent_and_said(tmp_path, caplog, wrong, table):
     cache = ScoreCache(tmp_path, SCORER)
     cache.write({"a": -1.0, "b": -2.0, "c": -3.0})
+    if table == "scores":
+        assert len(cache) == 3  # puts them in order
     with closing(sqlite3.connect(cache.path)) as db, db:
-        db.execute("UPDATE scores SET value = ? WHERE key = 'b'", (wrong,))
+        assert db.execute(f"UPDATE {table} SET value = ? WHERE key = 'b'", (wrong,)).rowcount == 1
     assert cache.read(["a", "b", "c"]) == {"a": -1.0, "c": -3.0}
     (line,) = said(caplog)
     assert "1 scores are damaged" in line
     cache.write({"b": -2.0})
     assert cache.read(["b"]) == {"b": -2.0}
+
+
+def rows_of(cache, table):
+    with closing(sqlite3.connect(cache.path)) as db:
+        return [key for (key,) in db.execute(f"SELECT key FROM {table}")]
+
+
+def test_rows_are_appended_and_whoever_reads_puts_them_in_order(tmp_path):
+    cache, other = ScoreCache(tmp_path, SCORER), ScoreCache(tmp_path, SCORER)
+    cache.write({"b": -1.0, "a": -2.0})
+    other.write({"c": -3.0, "b": -4.0})
+    assert rows_of(cache, "added") == ["b", "a", "c", "b"]
+    assert rows_of(cache, "scores") == []
+    assert other.read(["a", "b", "c"]) == {"a": -2.0, "b": -4.0, "c": -3.0}  # the last that was said holds
+    assert rows_of(cache, "added") == []
+    assert rows_of(cache, "scores") == ["a", "b", "c"]
+    cache.write({"a": -5.0})
+    assert cache.read(["a", "b"]) == {"a": -5.0, "b": -4.0}
+    assert len(other) == 3
+
+
+def test_an_append_changes_few_pages_however_large_the_table(tmp_path):
+    """One by one in order, 200 random keys would change about as many pages of the 600."""
+    cache = ScoreCache(tmp_path, SCORER)
+    cache.write({score_key(np.arange(i, i + 5), 2): -1.0 for i in range(30_000)})
+    assert len(cache) == 30_000
+    before = cache.path.read_bytes()
+    cache.write({score_key(np.arange(i, i + 6), 2): -1.0 for i in range(200)})
+    after = cache.path.read_bytes()
+    pages = range(0, max(len(before), len(after)), 4096)
+    changed = sum(before[at : at + 4096] != after[at : at + 4096] for at in pages)
+    assert changed < 30
+
+
+def test_a_cache_of_before_is_read_and_added_to(tmp_path):
+    cache = ScoreCache(tmp_path, SCORER)
+    cache.write({"a": -1.0})
+    assert len(cache) == 1
+    with closing(sqlite3.connect(cache.path)) as db, db:
+        db.execute("DROP TABLE added")  # which earlier versions did not have
+    cache.close()
+    again = ScoreCache(tmp_path, SCORER)
+    again.write({"b": -2.0})
+    assert again.read(["a", "b"]) == {"a": -1.0, "b": -2.0}
+
+
+def test_a_row_without_a_key_is_no_obstacle(tmp_path):
+    cache = ScoreCache(tmp_path, SCORER)
+    cache.write({"a": -1.0, "b": -2.0})
+    with closing(sqlite3.connect(cache.path)) as db, db:
+        db.execute("UPDATE added SET key = NULL WHERE key = 'b'")
+    assert cache.read(["a", "b"]) == {"a": -1.0}
 
 
 def test_a_flipped_bit_of_the_file_is_never_a_wrong_score(tmp_path):

@@ -49,7 +49,7 @@ def test_scores_land_at_their_pairs_in_the_order_of_their_names(pairs, caches):
 def test_a_missing_score_is_named(pairs, caches, model, name, side):
     fill(caches, pairs)
     with caches[model]._connection as db:
-        db.execute("DELETE FROM scores WHERE key = ?", (response_key(pairs[2].responses[side]),))
+        db.execute("DELETE FROM added WHERE key = ?", (response_key(pairs[2].responses[side]),))
     with pytest.raises(WrongInput, match=f"1 of 5 pairs have no score of the {name}") as error:
         with_scores(pairs, *caches, "pairs.jsonl")
     assert "pairs.jsonl, first at row 3" in str(error.value)

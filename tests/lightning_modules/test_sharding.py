@@ -14,6 +14,7 @@ from callbacks.run.checkpoints import AtomicCheckpointIO
 from callbacks.run.same_steps import SameSteps
 from callbacks.score_writer import ScoreWriter
 from datamodules.preference_pairs import PreferencePairsDataModule
+from datamodules.scored_pairs import response_key
 from datamodules.wrong_input import WrongInput
 from lightning_modules import DaDPOModule, FineTuningModule, ScoringModule
 from lightning_modules.language_model import build_language_model, build_skeleton
@@ -208,7 +209,8 @@ def test_two_ranks_fill_the_cache_with_what_one_says(folders, tokenizer, pairs_f
 
     data = score("one", 1)
     in_two(score, "two", 2, "fsdp2")
-    keys = list(data._responses("reference"))
+    pairs = (*data.train_pairs, *data.val_pairs)
+    keys = list(dict.fromkeys(response_key(each) for pair in pairs for each in pair.responses))
     again = PreferencePairsDataModule(
         str(pairs_file), tokenizer, reference=student, teacher=teacher, cache_dir=tmp_path / "two"
     )
