@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ class PreferencePairsDataModule(LightningDataModule):
         score_dtype: Of the forward pass that makes the scores.
         padded_vocabulary: As in ``PolicyModule``: the scores are made with the same vocabulary.
         batch_size: Pairs a batch and process.
-        score_batch_size: Responses a batch when scoring.
+        score_batch_size: Responses a batch when scoring. ``auto``: batches of as many tokens as the module of the
+            ``Trainer`` says (``tokens_a_batch``), so that batches of short responses hold more of them.
         max_length: Tokens of prompt and response; longer responses are cut and counted.
         val_fraction: Share of the prompts held out; a prompt's pairs stay together.
         packing: ``off`` pads every response to a row of its own; otherwise rows are packed, each prompt once a pair.
@@ -74,7 +75,7 @@ class PreferencePairsDataModule(LightningDataModule):
         score_dtype: str = "float32",
         padded_vocabulary: bool = False,
         batch_size: int = 8,
-        score_batch_size: int = 16,
+        score_batch_size: int | Literal["auto"] = 16,
         max_length: int = 2048,
         val_fraction: float = 0.05,
         packing: PackingSetting = "off",
@@ -207,7 +208,9 @@ class PreferencePairsDataModule(LightningDataModule):
                 "there is nothing to score in live mode", "reference, teacher, cache_dir", "give all three"
             )
         self.final_metrics |= {"computed": 0, "reused": 0}
-        return [unscored_loader(self._unscored(name)) for name in ("reference", "teacher")]
+        # The reference last: a model that was tried stays in memory, and the reference is the first to score.
+        batches = {name: self._unscored(name) for name in ("teacher", "reference")}
+        return [unscored_loader(batches[name]) for name in ("reference", "teacher")]
 
     def _unscored(self, name: str) -> UnscoredBatches:
         """This rank's share of what the cache does not know."""
@@ -221,7 +224,16 @@ class PreferencePairsDataModule(LightningDataModule):
         self.final_metrics["reused"] += int(known.sum())
         rows = Unscored(index, share, known)
         collate = collator(pad_id_of(self._tokenizer_of(name)), packed=packed, token_budget=self.token_budget)
-        return UnscoredBatches(rows, batches_of(rows, groups=max(1, self.score_batch_size // sharing)), collate)
+        if self.score_batch_size != "auto":
+            return UnscoredBatches(rows, batches_of(rows, groups=max(1, self.score_batch_size // sharing)), collate)
+        if self.trainer is None:
+            raise WrongInput("auto asks the module of a Trainer", "score_batch_size", "set a number")
+        tokens = 1
+        if len(rows):
+            lengths, module = rows.lengths(), cast(Any, self.trainer.lightning_module)
+            worst = rows[int(lengths.argmax())]
+            tokens = module.tokens_a_batch(name, lambda n: collate([worst] * n), int(lengths.max()), len(rows))
+        return UnscoredBatches(rows, batches_of(rows, tokens=tokens), collate)
 
     def _index(self, name: str) -> ResponseIndex:
         """The responses as this model reads them; where both read the same tokens, one index serves both."""

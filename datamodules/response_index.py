@@ -26,6 +26,7 @@ class ResponseIndex:
 
     def __init__(self, pairs: Sequence[EncodedPair], name: str):
         self.pairs, self.name = pairs, name
+        self._last: tuple[int, tuple[EncodedResponse, ...]] = (-1, ())
         keys, prompts = bytearray(), bytearray()
         lengths = np.empty((len(pairs), 3), dtype=np.int32)  # of the prompt, and of both responses
         for i, pair in enumerate(pairs):
@@ -50,7 +51,9 @@ class ResponseIndex:
 
     def response(self, place: int) -> EncodedResponse:
         """The response, read now."""
-        return self.pairs[place // 2].read_by(self.name).responses[place % 2]
+        if self._last[0] != place // 2:  # as a rule both responses of a pair are asked for, one after the other
+            self._last = (place // 2, self.pairs[place // 2].read_by(self.name).responses)
+        return self._last[1][place % 2]
 
     def place_of(self, key: str) -> str | None:
         """The row that a key belongs to, or None."""

@@ -1,14 +1,17 @@
 """One interface for every log-probability: a batch of token ids with a response mask in, sums out."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
 from datamodules.wrong_input import WrongInput
+from lightning_modules.batch_search import GPU_TOKENS, largest_that_fits, tokens_for_cpu
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.halving import Halving
 from lightning_modules.language_model import ModelSource, build_skeleton, hidden_states, output_head
@@ -18,7 +21,11 @@ from lightning_modules.memory import free_memory
 from lightning_modules.packing import Packing
 from lightning_modules.sharding import whole
 
+log = logging.getLogger(__name__)
+AnyBatch = TokenBatch | PackedTokenBatch
 PACKING = Packing()
+RULED = ("cpu",)
+"""Devices that do not say when memory runs out."""
 SPARE = 0.9
 """Of the free memory, what a model's weights may take."""
 
@@ -94,6 +101,9 @@ class ResponseScores(NamedTuple):
 class Scorer(Protocol):
     """Another way to the same numbers than a model in memory, e.g. ``EndpointScorer``."""
 
+    at_once: int
+    """Responses that a batch may well have."""
+
     def logps(self, batch: TokenBatch | PackedTokenBatch) -> list[float]:
         """Log-probability of each response, summed over its tokens."""
         ...
@@ -146,6 +156,38 @@ class ScoringModule(FrozenModelsModule):
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
         logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
         return ResponseScores(name, batch.row_ids, logps)
+
+    def tokens_a_batch(self, name: str, batch_of: Callable[[int], AnyBatch], longest: int, most: int) -> int:
+        """How many tokens a batch of the named model's had best have, where that is not set; said in the log.
+
+        On a GPU by trying how many of the longest groups of responses run at one time, on a CPU by a rule, at an
+        endpoint by how many requests may be under way.
+
+        Args:
+            name: Of the model.
+            batch_of: Makes a batch of so many of the longest group.
+            longest: Its tokens.
+            most: Groups that there are.
+        """
+        if name in self.scorers:
+            groups, how = min(most, -(-self.scorers[name].at_once // len(batch_of(1).row_ids))), "its requests"
+        elif self.device.type in RULED:
+            config, dtype = self.model(name).config.get_text_config(), DTYPES[self.build["dtype"]]
+            width = 8 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+            tokens = tokens_for_cpu(free_memory(self.device), dtype.itemsize * (width + longest))
+            groups, how = min(most, max(1, tokens // longest)), "the rule for a CPU"
+        else:
+            model = self.model(name)
+            settings = {"vocabulary": self._vocabulary(name), "chunk": self.logits_chunk, "packing": self.packing}
+
+            def run(size: int) -> None:
+                batch = move_data_to_device(batch_of(size), self.device)
+                with torch.no_grad(), self.trainer.precision_plugin.predict_step_context():
+                    response_logps(model, batch, **settings).tolist()
+
+            groups, how = largest_that_fits(run, min(most, max(1, GPU_TOKENS // longest))), f"trying on {self.device}"
+        log.info("batches of the %s have %s tokens, by %s", name, f"{groups * longest:,}", how)
+        return groups * longest
 
     def approximation(self, name: str) -> str | None:
         """In which way the named model's scores are not those of its folder's weights, in words; None: they are."""

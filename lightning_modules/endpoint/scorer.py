@@ -12,6 +12,8 @@ from lightning_modules.endpoint.reading import request_fields, response_token_lo
 
 PROTOCOLS = ("prompt_logprobs", "echo")
 SCORERS = ("local", "endpoint")
+FILLED = 8
+"""Requests a batch for each under way at once: the last of a batch, which others wait for, are few then."""
 
 
 class EndpointScorer:
@@ -59,6 +61,7 @@ class EndpointScorer:
             told = f"concurrency {concurrency}, max_retries {max_retries}, timeout_s {timeout_s}"
             raise WrongInput(f"no such settings: {told}", "teacher_endpoint", "set at least 1, 0 and above 0 s")
         self.protocol, self.concurrency = protocol, concurrency
+        self.at_once = FILLED * concurrency
         settings: dict[str, Any] = {"api_key_env": api_key_env, "max_retries": max_retries, "timeout_s": timeout_s}
         self.endpoint = CompletionsEndpoint(url, str(model), **settings)
 

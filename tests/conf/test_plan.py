@@ -113,7 +113,7 @@ def test_the_mend_names_the_key_that_the_stage_listens_to(command, tmp_path):
     tight = ["plan_tflops=1", "estimate.gbps=1", "plan_memory_gib=0.5301", "estimate.allocator_slack=0.5"]
     assert command("experiment=dadpo_quickstart", "plan=true", *tight, *TINY)[0] == 0
     stages = json.loads((tmp_path / "outputs/dadpo_quickstart/plan.json").read_text())["stages"]
-    for name, key in (("teacher", "teacher_batch_size"), ("dsft", "dsft_batch_size"), ("scores", "sample_batch_size")):
+    for name, key in (("teacher", "teacher_batch_size"), ("dsft", "dsft_batch_size"), ("scores", "score_batch_size")):
         assert f" {key}=" in stages[name]["mend"], stages[name]["mend"]
 
 

@@ -135,12 +135,15 @@ def _scoring(
     if not packs:
         count = len(fields) * rows.count
         sequences = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
+    size, assumed = data.get("score_batch_size", data["batch_size"]), (*rows.assumed, *known.assumed)
+    if size == "auto":
+        size, assumed = 2 if packs else 1, (*assumed, "batches of one prompt, the least: score_batch_size=auto")
     work = Work(
         "scoring",
         models,
         sequences,
         count,
-        data.get("score_batch_size", data["batch_size"]),
+        size,
         len(tokenizer),
         cuda,
         longest=known.longest,
@@ -149,7 +152,7 @@ def _scoring(
         sharing=len(fields) if packs else 1,
         compared=_in_full(models, stage),
     )
-    return Planned(work, (*rows.assumed, *known.assumed))
+    return Planned(work, assumed)
 
 
 def _in_full(models: Mapping[str, Frozen], stage: Mapping[str, Any]) -> dict[str, Frozen]:
