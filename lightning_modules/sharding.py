@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import ModelSource, build_skeleton
+from lightning_modules.layers import layers_of
 from lightning_modules.loading import config_of
 
 T = TypeVar("T")
@@ -158,9 +159,8 @@ def _narrow_dtype(precision: str) -> torch.dtype | None:
 
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers, which transformers names because no device map may split them; inner ones first."""
-    names = set(model._no_split_modules or ())
-    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    """The layers, inner ones first."""
+    blocks = list(layers_of(model).values())
     if not blocks:
         raise WrongInput(
             f"{type(model).__name__} cannot be sharded: it does not tell its blocks apart",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
+from lightning_modules.activation_offload import ActivationOffload
 from lightning_modules.adapters import Adaptation
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
@@ -46,6 +47,7 @@ class PolicyModule(LightningModule):
         dtype: Of the policy's weights.
         attn_implementation: As transformers names it (None: the best that the family has here).
         gradient_checkpointing: Less memory for about a third more time.
+        activation_offload: Keep what the backward pass needs in the host's memory; CUDA only.
         logits_chunk: Response tokens whose logits exist at one time (None: by device).
         padded_vocabulary: Let the softmax run over the padded rows too, instead of the tokenizer's real vocabulary.
         lora: Train an adapter, whose settings these are (``LoRA``), and freeze the weights. None: train them.
@@ -68,6 +70,7 @@ class PolicyModule(LightningModule):
         dtype: str = "float32",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
+        activation_offload: bool = False,
         logits_chunk: int | None = None,
         padded_vocabulary: bool = False,
         lora: Mapping[str, Any] | None = None,
@@ -86,6 +89,7 @@ class PolicyModule(LightningModule):
             "attn_implementation": attn_implementation,
             "gradient_checkpointing": gradient_checkpointing,
         }
+        self.activation_offload = activation_offload
         self.adaptation = Adaptation(lora, quantization, export_as)
         self.policy: PreTrainedModel | None = None
 
@@ -99,6 +103,8 @@ class PolicyModule(LightningModule):
             quantized: dict[str, Any] = {"quantization": self.adaptation.quantization}
             policy = self.build_policy(self.source, self.tokenizer, **self.build, **quantized).train()
             self.adaptation.adapt(policy, self.source)
+            if self.activation_offload:
+                ActivationOffload(policy)
             self.policy = self.spread(policy)
 
     def spread(self, model: PreTrainedModel) -> PreTrainedModel:
