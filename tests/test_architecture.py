@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datamodules", "lightning_modules", "callbacks")
-ESTIMATE = ("shape", "adapter", "optimizer", "flops", "memory", "moments", "tokens", "work", "fitting")
+ESTIMATE = (
+    "shape", "adapter", "optimizer", "flops", "memory", "models", "moments", "training", "tokens", "work", "fitting",
+)  # fmt: skip
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},
     "lightning_modules/dadpo/loss.py": {"torch"},

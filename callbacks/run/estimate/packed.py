@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from callbacks.run.estimate.memory import Batch
-from callbacks.run.estimate.moments import Reading
+from callbacks.run.estimate.models import Reading
 from callbacks.run.estimate.tokens import SEED, Reads, Sequences
 from datamodules.packing import fill_rows
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from callbacks.run.estimate.moments import Reading
+from callbacks.run.estimate.models import Reading
 from callbacks.run.estimate.settings import Settings
 from callbacks.run.estimate.shape import ModelShape, shape_of
 from callbacks.run.plan import stage_config

@@ -4,18 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from callbacks.run.estimate.adapter import Adapter, adapter_of
 from callbacks.run.estimate.answers import answered, max_new
-from callbacks.run.estimate.memory import Precision
-from callbacks.run.estimate.moments import Frozen, Policy, Reading
-from callbacks.run.estimate.optimizer import numbers_kept
+from callbacks.run.estimate.models import PADDED, Frozen
 from callbacks.run.estimate.reading import Lengths, Reader, Rows
-from callbacks.run.estimate.shape import ModelShape
+from callbacks.run.estimate.stage_models import BYTES, frozen_of, packs, policy_of
 from callbacks.run.estimate.tokens import Sequences
 from callbacks.run.estimate.work import Work
 from datamodules.wrong_input import WrongInput
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 VAL_FRACTION = 0.05
 """What the datamodules hold out where nothing else is said."""
 
@@ -60,7 +56,7 @@ def _preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     frozen = {}
     if module.get("mode") == "live":
         names = {"reference": module.get("reference") or module["student"], "teacher": module["teacher"]}
-        frozen = _frozen(reader, stage, names, module.get("frozen_dtype") or module["dtype"], cuda)
+        frozen = frozen_of(reader, stage, names, module.get("frozen_dtype") or module["dtype"], cuda)
         if module.get("lora") and names["reference"] == module["student"]:
             frozen["reference"] = frozen["reference"]._replace(bytes_a_weight=BYTES[module["dtype"]], shared=True)
     return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
@@ -72,7 +68,6 @@ def _training(
     module, data, trainer = stage["module"], stage["datamodule"], stage["trainer"]
     tokenizer = reader.tokenizer(module["tokenizer"])
     source = module.get("student", module.get("model"))
-    shape = reader.shape(source, tokenizer)
     rows = reader.rows(data["data"], tokenizer, data["max_length"])
     known = answered(reader, data["data"], rows, fields, data["max_length"])
     held_out, held_out_count = known.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
@@ -81,21 +76,7 @@ def _training(
         others = reader.rows(data["val_data"], tokenizer, data["max_length"])
         held_out = answered(reader, data["val_data"], others, fields, data["max_length"]).rows
         count, held_out_count = rows.count, others.count
-    vocabulary = shape.vocabulary if module.get("padded_vocabulary") else len(tokenizer)
-    devices = trainer.get("devices", 1)
-    adapter, width = _adapter(shape, module), BYTES[module["dtype"]]
-    policy = Policy(
-        shape=shape,
-        precision=_precision(module["dtype"], str(trainer.get("precision", "32-true"))),
-        vocabulary=vocabulary,
-        checkpointing=bool(module.get("gradient_checkpointing")),
-        accumulates=trainer.get("accumulate_grad_batches", 1) > 1,
-        optimizer_states=numbers_kept(module.get("optimizer") or {}, shape, adapter, 4 if adapter else width),
-        cuda=cuda,
-        replicated=devices != 1,
-        reading=_reading(reader, stage, module.get("student", module.get("model")), cuda),
-        adapter=adapter,
-    )
+    policy = policy_of(reader, stage, cuda)
     steps = trainer.get("max_steps", -1)
     epochs = trainer.get("max_epochs") or 1
     seen = steps * data["batch_size"] * trainer.get("accumulate_grad_batches", 1) / count
@@ -105,14 +86,14 @@ def _training(
         rows=known.rows,
         count=count,
         batch_size=data["batch_size"],
-        vocabulary=vocabulary,
+        vocabulary=policy.vocabulary,
         cuda=cuda,
         policy=policy,
         passes=seen if steps > 0 and (epochs < 0 or seen < epochs) else max(1, epochs),
         held_out=held_out if held_out_count else [],
         held_out_count=held_out_count,
         longest=known.longest,
-        packing=_packs(stage),
+        packing=packs(stage),
         token_budget=data.get("token_budget"),
         sort_window=data.get("sort_window", 1),
         pretrained=isinstance(source, str),
@@ -130,14 +111,14 @@ def _scoring(
     known = answered(reader, data["data"], rows, fields, data["max_length"])
     served = {"teacher"} if data.get("served_teacher") else set()
     here = {name: source for name, source in module["models"].items() if name not in served}
-    models = _frozen(reader, stage, here, module["dtype"], cuda)
-    packs, count, sequences = _packs(stage), rows.count, known.rows
-    if not packs:
+    models = frozen_of(reader, stage, here, module["dtype"], cuda)
+    packed, count, sequences = packs(stage), rows.count, known.rows
+    if not packed:
         count = len(fields) * rows.count
         sequences = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
     size, assumed = data.get("score_batch_size", data["batch_size"]), (*rows.assumed, *known.assumed)
     if size == "auto":
-        size, assumed = 2 if packs else 1, (*assumed, "batches of one prompt, the least: score_batch_size=auto")
+        size, assumed = len(fields) if packed else 1, (*assumed, "batches of one prompt, the least: score_batch_size=auto")
     work = Work(
         "scoring",
         models,
@@ -147,9 +128,9 @@ def _scoring(
         len(tokenizer),
         cuda,
         longest=known.longest,
-        packing=packs,
+        packing=packed,
         token_budget=data.get("token_budget"),
-        sharing=len(fields) if packs else 1,
+        sharing=len(fields) if packed else 1,
         compared=_in_full(models, stage),
     )
     return Planned(work, assumed)
@@ -161,7 +142,7 @@ def _in_full(models: Mapping[str, Frozen], stage: Mapping[str, Any]) -> dict[str
     teacher = models.get("teacher")
     if teacher is None or teacher.quantization is None or not isinstance(asked, int) or not asked:
         return {}
-    return {"teacher in full": teacher._replace(quantization=None, reading=Reading())}
+    return {"teacher in full": teacher._replace(quantization=None, reading=PADDED)}
 
 
 def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | None:
@@ -173,7 +154,7 @@ def _divergence(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | 
     rows = reader.rows(asked["datamodule"]["data"], tokenizer, data["max_length"])
     plain = Rows([Lengths(row.prompt, {}) for row in rows.lengths], rows.count, rows.assumed)
     known = answered(reader, None, plain, (data["author"],), data["max_length"], asked)
-    models = _frozen(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"], cuda)
+    models = frozen_of(reader, stage, {"the teacher": module["teacher"], **module["models"]}, module["dtype"], cuda)
     work = Work(
         "divergence",
         models,
@@ -202,7 +183,7 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
     mean = min(reader.settings.response_tokens or max(1, most // 2), most)
     work = Work(
         "sampling",
-        _frozen(reader, stage, asked, module["dtype"], cuda),
+        frozen_of(reader, stage, asked, module["dtype"], cuda),
         [Sequences(row.prompt, (mean,)) for row in rows.lengths],
         rows.count,
         data["batch_size"],
@@ -222,43 +203,3 @@ KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
     "divergence": _divergence,
     "sampling": _sampling,
 }
-
-
-def _frozen(
-    reader: Reader, stage: dict[str, Any], models: Mapping[str, Any], dtype: str, cuda: bool
-) -> dict[str, Frozen]:
-    tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
-    of_its_own = stage["work"] in ("scoring", "sampling")  # elsewhere it is the policy's base that is quantised
-    return {
-        name: Frozen(
-            reader.shape(source, tokenizer),
-            BYTES[dtype],
-            _reading(reader, stage, source, cuda),
-            quantization=(stage["module"].get("quantization") or {}).get(name) if of_its_own else None,
-        )
-        for name, source in models.items()
-    }
-
-
-def _packs(stage: Mapping[str, Any]) -> bool:
-    """Whether the stage's batches come packed: they do where its datamodule packs pairs and was not told otherwise."""
-    return stage["datamodule"].get("packing", "off") != "off"
-
-
-def _reading(reader: Reader, stage: Mapping[str, Any], source: Any, cuda: bool) -> Reading:
-    if not _packs(stage):
-        return Reading()
-    tokenizer = reader.tokenizer(stage["module"]["tokenizer"])
-    return reader.reading(source, tokenizer, stage["module"].get("packing", "auto"), cuda)
-
-
-def _adapter(shape: ModelShape, module: Mapping[str, Any]) -> Adapter | None:
-    lora = module.get("lora")
-    if not lora:
-        return None
-    merged = module.get("export_as", "merged") == "merged"
-    return adapter_of(shape, lora["rank"], lora["target_modules"], module.get("quantization"), merged)
-
-
-def _precision(dtype: str, trained: str) -> Precision:
-    return Precision(BYTES[dtype], min(BYTES[dtype], 2 if "16" in trained else BYTES[dtype]))

@@ -4,19 +4,11 @@ from typing import NamedTuple
 
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
 from callbacks.run.estimate.memory import Batch, cache_bytes, kept_logit_bytes, layer_bytes, passing_bytes
-from callbacks.run.estimate.moments import (
-    PADDED,
-    Frozen,
-    Moments,
-    Policy,
-    Reading,
-    divergence_moments,
-    sampling_moments,
-    scoring_moments,
-    training_moments,
-)
+from callbacks.run.estimate.models import PADDED, Frozen, Policy, Reading
+from callbacks.run.estimate.moments import Moments, divergence_moments, sampling_moments, scoring_moments
 from callbacks.run.estimate.packed import packed
 from callbacks.run.estimate.tokens import Reads, Sequences, padded
+from callbacks.run.estimate.training import training_moments
 
 
 class Work(NamedTuple):

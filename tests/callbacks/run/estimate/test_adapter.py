@@ -11,8 +11,10 @@ from callbacks.run.estimate.adapter import adapter_of, base_bytes
 from callbacks.run.estimate.fitting import RANK
 from callbacks.run.estimate.flops import training_flops
 from callbacks.run.estimate.memory import Batch, Precision, layer_bytes
-from callbacks.run.estimate.moments import Policy, peak, training_moments
+from callbacks.run.estimate.models import Policy
+from callbacks.run.estimate.moments import peak
 from callbacks.run.estimate.shape import shape_of
+from callbacks.run.estimate.training import training_moments
 from lightning_modules import FineTuningModule
 from lightning_modules.adapters import Adaptation
 from lightning_modules.language_model import build_language_model, build_skeleton

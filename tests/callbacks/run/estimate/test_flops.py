@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.run.estimate.flops import frozen_flops, sampling_flops, training_flops
-from callbacks.run.estimate.moments import Reading
+from callbacks.run.estimate.models import Reading
 from callbacks.run.estimate.packed import lay_out
 from callbacks.run.estimate.shape import shape_of
 from callbacks.run.estimate.tokens import Sequences

@@ -8,10 +8,12 @@ from lightning import Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from callbacks.run.estimate.memory import Batch, Precision
-from callbacks.run.estimate.moments import Frozen, Policy, Reading, peak, scoring_moments, training_moments
+from callbacks.run.estimate.models import Frozen, Policy, Reading
+from callbacks.run.estimate.moments import peak, scoring_moments
 from callbacks.run.estimate.packed import lay_out
 from callbacks.run.estimate.shape import shape_of
 from callbacks.run.estimate.tokens import Sequences
+from callbacks.run.estimate.training import training_moments
 from datamodules.batches import PackedPairBatch, PackedTokenBatch, PairBatch, PairScores
 from datamodules.collate import collate_responses
 from datamodules.packing import pack

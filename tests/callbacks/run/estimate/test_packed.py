@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callbacks.run.estimate.moments import Reading
+from callbacks.run.estimate.models import Reading
 from callbacks.run.estimate.packed import lay_out, packed
 from callbacks.run.estimate.tokens import Sequences, padded
 from datamodules.packing import pack
