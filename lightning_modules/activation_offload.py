@@ -28,31 +28,11 @@ from lightning_modules.host_copies import COPIES, HostCopies
 from lightning_modules.language_model import build_skeleton
 from lightning_modules.layers import layers_of, stacks_of
 from lightning_modules.loading import ModelSource
+from lightning_modules.saved_tensors import Group, Kept, View, dense, of_a_weight, seen_as
 
 SMALLEST = 2**18
 """Bytes; what is smaller travels no faster than this."""
 WHERE = "activation_offload"
-SAME_NUMBERS = {"TBackward0", "TransposeBackward0", "PermuteBackward0", "ViewBackward0", "ToCopyBackward0"}
-"""Of what a weight goes through on its way into a product."""
-
-
-class _Group:
-    """What one layer has saved."""
-
-    def __init__(self, before: "_Group | None" = None):
-        self.before = before
-        self.kept: list[ref[_Kept]] = []  # autograd's nodes own them, and let them go one by one
-        self.leaving: dict[Any, tuple[Tensor, _Kept]] = {}  # with the tensors, so that no other takes their places
-        self.coming: list[Tensor] = []
-        self.mark: Any = None
-
-
-class _Kept:
-    """One saved tensor: on the host, and on the device as long as its group is there."""
-
-    def __init__(self, group: _Group, host: Tensor, device: Tensor):
-        self.group, self.host = group, host
-        self.device: Tensor | None = device
 
 
 class ActivationOffload:
@@ -69,11 +49,11 @@ class ActivationOffload:
 
     def __init__(self, model: PreTrainedModel, smallest: int | None = None):
         self.smallest = SMALLEST if smallest is None else smallest
-        self.copies: HostCopies | None = None  # of the device that the model turns out to be on
+        self.copies: Any = None  # HostCopies, of the device that the model turns out to be on
         self._hooks: saved_tensors_hooks | None = None  # while a stack runs
-        self._here: list[_Group] = []  # forward: on the device still, the newest last
-        self._now: _Group | None = None  # backward: whose turn it is
-        self._next: _Group | None = None  # on its way
+        self._here: list[Group] = []  # forward: on the device still, the newest last
+        self._now: Group | None = None  # backward: whose turn it is
+        self._next: Group | None = None  # on its way
         check_layers(model)
         for stack in stacks_of(model):
             stack.register_forward_pre_hook(self._begin)
@@ -88,67 +68,64 @@ class ActivationOffload:
         if self.copies is None:
             self.copies = copies_for(device)
         self._forget()
-        self._here = [_Group()]
+        self._here = [Group()]
         self._hooks = saved_tensors_hooks(self._pack, self._unpack)
         self._hooks.__enter__()
 
     def _begin_layer(self, layer: nn.Module, args: Any) -> None:
         if self._hooks is None:  # no training, or made again in the backward pass
             return
-        assert self.copies is not None
         self._here[-1].mark = self.copies.mark()
         if len(self._here) == 2:
             self._let_go(self._here.pop(0))
-        self._here.append(_Group(self._here[-1]))
+        self._here.append(Group(self._here[-1]))
 
     def _end(self, stack: nn.Module, args: Any, result: Any) -> None:
         if self._hooks is not None:
-            assert self.copies is not None
             self._here[-1].mark = self.copies.mark()
             self._hooks.__exit__()
             self._hooks = None
 
-    def _pack(self, tensor: Tensor) -> Tensor | _Kept:
-        assert self.copies is not None
+    def _pack(self, tensor: Tensor) -> Tensor | View:
         if tensor.is_leaf:
             return tensor
         alias = tensor.detach()  # the tensor itself would own the node that owns it
         if not self._moves(tensor):
             return alias
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
+        seen = (tensor.shape, tensor.stride())
+        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor._version, None if dense(tensor) else seen)
         for group in self._here:
             if key in group.leaving:
-                return group.leaving[key][1]
+                return View(group.leaving[key][1], *seen)
         group = self._here[-1]
-        kept = _Kept(group, self.copies.out(alias), alias)
+        kept = Kept(group, self.copies.out(alias), alias)
         group.kept.append(ref(kept))
         group.leaving[key] = (alias, kept)
-        return kept
+        return View(kept, *seen)
 
-    def _unpack(self, packed: Tensor | _Kept) -> Tensor:
+    def _unpack(self, packed: Tensor | View) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        if self._now is not packed.group:
-            self._turn_to(packed.group)
-        assert packed.device is not None
-        return packed.device
+        kept = packed.kept
+        if self._now is not kept.group:
+            self._turn_to(kept.group)
+        assert kept.device is not None
+        return seen_as(kept.device, packed)
 
     def _moves(self, tensor: Tensor) -> bool:
         size = tensor.nbytes
-        dense = tensor.untyped_storage().nbytes() >= size
-        return type(tensor) is Tensor and size >= self.smallest and dense and not _of_a_weight(tensor)
+        single = tensor.untyped_storage().nbytes() >= size  # nothing in it repeats itself
+        return type(tensor) is Tensor and size >= self.smallest and single and not of_a_weight(tensor)
 
-    def _let_go(self, group: _Group) -> None:
+    def _let_go(self, group: Group) -> None:
         """Of the device, once it is on the host."""
-        assert self.copies is not None
         self.copies.wait(group.mark)
         for _, kept in group.leaving.values():
             kept.device = None
         group.leaving = {}
 
-    def _turn_to(self, group: _Group) -> None:
+    def _turn_to(self, group: Group) -> None:
         """Have a group on the device, send the one before it after, and drop the one that was there."""
-        assert self.copies is not None
         self._forget(group)
         self._bring(group)
         self.copies.wait(group.mark)
@@ -157,8 +134,7 @@ class ActivationOffload:
         if group.before is not None:
             self._bring(group.before)
 
-    def _bring(self, group: _Group) -> None:
-        assert self.copies is not None
+    def _bring(self, group: Group) -> None:
         away = [kept for one in group.kept if (kept := one()) is not None and kept.device is None]
         for kept in away:
             kept.device = self.copies.back(kept.host)
@@ -166,7 +142,7 @@ class ActivationOffload:
         if away:
             group.mark = self.copies.mark()
 
-    def _forget(self, but: _Group | None = None) -> None:
+    def _forget(self, but: Group | None = None) -> None:
         """What the backward pass has on the device, or on its way there, and needs no more."""
         for group in (self._now, self._next):
             if self.copies is not None and group is not None and group is not but:
@@ -220,11 +196,3 @@ def copies_for(device: torch.device) -> HostCopies:
         mend = "set it to false, or train on CUDA (trainer=gpu)"
         raise WrongInput(f"on {device.type} activations are in the host's memory already", WHERE, mend)
     return COPIES[device.type](device)
-
-
-def _of_a_weight(tensor: Tensor) -> bool:
-    """Whether it is a weight, turned or narrowed."""
-    node = tensor.grad_fn
-    while node is not None and node.name() in SAME_NUMBERS:
-        node = node.next_functions[0][0]
-    return node is not None and "AccumulateGrad" in node.name()

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("datamodules", "lightning_modules", "callbacks")
 ESTIMATE = (
-    "shape", "adapter", "optimizer", "flops", "memory", "models", "moments", "training", "tokens", "work", "fitting",
+    "shape", "adapter", "optimizer", "flops", "memory", "offload", "shards", "models", "moments", "training", "tokens",
+    "work", "fitting",
 )  # fmt: skip
 PURE = {
     "lightning_modules/logprobs.py": {"torch"},

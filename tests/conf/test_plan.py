@@ -192,3 +192,22 @@ def test_an_adapter_is_offered_where_all_weights_do_not_fit(planned):
     found = planned(*small, f"plan_memory_gib={sum(peaks) / 2 / 2**30}")["stages"]["dadpo"]
     assert found["fits"] is False
     assert "lora=all_linear" in found["mend"]
+
+
+GPUS = ["trainer.accelerator=gpu", "plan_memory_gib=1"]
+
+
+def test_what_waits_in_the_host_s_memory(planned):
+    plain, moved = (planned(*GPUS, *more)["stages"]["dadpo"] for more in ([], ["activation_offload=true"]))
+    assert plain["host"] == 0 < moved["host"]
+    assert plain["moments"]["forward"].keys() == moved["moments"]["forward"].keys()
+
+
+def test_shards_of_a_policy(planned):
+    one = planned(*GPUS)["stages"]["dadpo"]
+    eight = planned("trainer=fsdp2", "trainer.devices=8", *GPUS)["stages"]["dadpo"]
+    for held in ("weights", "optimizer", "gradients"):
+        assert 8 * eight["moments"]["forward"][held] == one["moments"]["forward"][held]
+    assert eight["disk"] == one["disk"]
+    unknown = planned("trainer=fsdp2", *GPUS)["stages"]["dadpo"]
+    assert any("one shard" in said for said in unknown["assumed"])

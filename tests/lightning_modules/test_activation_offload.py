@@ -104,7 +104,7 @@ def test_only_what_layers_make_of_tokens_goes(autocast, model_folder, late):
     assert all(10 in shape or 120 in shape for shape in shapes)  # rows, or tokens
     if not autocast:  # queries, keys and values read one tensor, and so do gate and up: it goes once
         width = model.config.hidden_size
-        assert sum(shape in ((120, width), (10, 12, width)) for shape in shapes) == 4 * 7 + 2  # and the last norm's
+        assert sum(shape in ((120, width), (10, 12, width)) for shape in shapes) == 4 * 6 + 2  # and the last norm's
 
 
 def test_with_checkpointing_the_layers_inputs_go_alone(model_folder, late):

@@ -54,6 +54,10 @@ class Policy(NamedTuple):
     adapter: Adapter | None = None
     """What is trained in place of all weights."""
     reading: Reading = PADDED
+    shards: int = 1
+    """Ranks that share weights, gradients and optimizer states (FSDP2)."""
+    offload: bool = False
+    """What the backward pass needs of the layers waits in the host's memory."""
 
     @property
     def weights(self) -> float:

@@ -33,6 +33,9 @@ def print_plan(plan: Plan) -> None:
             room = _bytes(plan.machine.memory)
             print(f"{stage.name} will not fit: {_bytes(stage.peak)} of {room} at {stage.worst}: {stage.mend}")
     for stage in plan.stages:
+        if stage.host:
+            print(f"{stage.name} puts {_bytes(stage.host)} of activations a device into the host's memory")
+    for stage in plan.stages:
         if stage.assumed:
             print(f"{stage.name} assumes {'; '.join(stage.assumed)}")
     if plan.others:

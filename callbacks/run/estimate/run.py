@@ -13,7 +13,8 @@ from callbacks.run.estimate.moments import Moments
 from callbacks.run.estimate.reading import Reader
 from callbacks.run.estimate.settings import Settings
 from callbacks.run.estimate.stages import Planned, work_of
-from callbacks.run.estimate.work import Cost, Work, cost_of, moments_of
+from callbacks.run.estimate.training import activations_of
+from callbacks.run.estimate.work import Cost, Work, cost_of, largest_batch, moments_of
 from datamodules.wrong_input import WrongInput
 
 TEXT_BYTES = 5
@@ -45,6 +46,8 @@ class StagePlan(NamedTuple):
     peak_other: float | None
     """With gradient checkpointing where the stage has none, without where it has; None: it trains nothing."""
     checkpointing: bool
+    host: float
+    """Bytes of activations that wait in the host's memory."""
     disk: float
     hours: float | None
     fits: bool | None
@@ -81,7 +84,7 @@ def plan_of(config: DictConfig, settings: Settings | None = None, rates: Rates |
     reader = Reader(config, settings, skeleton, reads_packed)
     trainer = reader.stage(config.stages[0])["trainer"]
     machine = machine_of(trainer, settings)
-    found = {name: work_of(reader, name, machine.cuda) for name in config.stages}
+    found = {name: work_of(reader, name, machine.cuda, machine.devices) for name in config.stages}
     works = {name: planned for name, planned in found.items() if planned is not None}
     if not works:
         raise WrongInput(
@@ -135,6 +138,7 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
         peak=most,
         peak_other=other,
         checkpointing=work.policy is not None and work.policy.checkpointing,
+        host=0.0 if work.policy is None else activations_of(work.policy, largest_batch(work, work.policy.reading)).host,
         disk=_disk(work, cost),
         hours=_hours(work, cost, rates, machine, settings),
         fits=fits,

@@ -51,6 +51,8 @@ class ModelShape(NamedTuple):
     """Attention as plain products, which keep their scores."""
     softcap: bool
     """Attention scores are bounded by a tanh, which is kept too."""
+    outside: int = 0
+    """Parameters in no layer: embeddings, last norm, head; tied ones once."""
     products: tuple[Product, ...] = ()
     """All of the layers' linear layers, one by one."""
 
@@ -99,6 +101,7 @@ def shape_of(model: nn.Module) -> ModelShape:
         vocabulary=config.vocab_size,
         eager=config._attn_implementation == "eager",
         softcap=bool(getattr(config, "attn_logit_softcapping", None)),
+        outside=sum(p.numel() for name, p in model.named_parameters() if not IN_A_LAYER.search(name)),
         products=tuple(_product(model, name, p) for name, p in matrices.items()),
     )
 

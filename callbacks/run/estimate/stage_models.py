@@ -32,9 +32,10 @@ def policy_of(reader: Reader, stage: Mapping[str, Any], cuda: bool) -> Policy:
         accumulates=trainer.get("accumulate_grad_batches", 1) > 1,
         optimizer_states=numbers_kept(module.get("optimizer") or {}, shape, adapter, 4 if adapter else width),
         cuda=cuda,
-        replicated=trainer.get("devices", 1) != 1,
+        replicated=trainer.get("devices", 1) != 1 and trainer.get("strategy") != "fsdp2",
         reading=_reading(reader, stage, source, cuda),
         adapter=adapter,
+        offload=bool(module.get("activation_offload")),
     )
 
 

@@ -23,8 +23,14 @@ class Planned(NamedTuple):
     assumed: tuple[str, ...]
 
 
-def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
+def work_of(reader: Reader, name: str, cuda: bool, devices: int = 1) -> Planned | None:
     """The work of a stage; None where its kind is not known, or its time is not the model's.
+
+    Args:
+        reader: Of the run.
+        name: The stage's.
+        cuda: Whether its devices are GPUs.
+        devices: How many a machine has of them.
 
     Raises:
         WrongInput: What it needs is not there, or its ``work`` is unknown.
@@ -41,10 +47,19 @@ def work_of(reader: Reader, name: str, cuda: bool) -> Planned | None:
     own = stage["module"].get("tokenizers") or {}
     if any(source for model, source in own.items() if model != "_target_"):
         planned = planned._replace(assumed=(*planned.assumed, "as many tokens of the teacher's as of the student's"))
-    size = (
-        "score_batch_size" if kind.startswith("scoring") and "score_batch_size" in stage["datamodule"] else "batch_size"
-    )
+    planned = _sharded(planned, stage["trainer"], devices)
+    scores = kind.startswith("scoring") and "score_batch_size" in stage["datamodule"]
+    size = "score_batch_size" if scores else "batch_size"
     return planned._replace(work=planned.work._replace(batch_key=reader.key(name, "datamodule", size)))
+
+
+def _sharded(planned: Planned, trainer: dict[str, Any], devices: int) -> Planned:
+    policy = planned.work.policy
+    if policy is None or trainer.get("strategy") != "fsdp2":
+        return planned
+    shards = devices * trainer.get("num_nodes", 1)
+    said = ("one shard, since the number of devices is not known (trainer.devices=)",) if shards == 1 else ()
+    return Planned(planned.work._replace(policy=policy._replace(shards=shards)), (*planned.assumed, *said))
 
 
 def _fine_tuning(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
@@ -118,7 +133,8 @@ def _scoring(
         sequences = [Sequences(row.prompt, (response,)) for row in known.rows for response in row.responses]
     size, assumed = data.get("score_batch_size", data["batch_size"]), (*rows.assumed, *known.assumed)
     if size == "auto":
-        size, assumed = len(fields) if packed else 1, (*assumed, "batches of one prompt, the least: score_batch_size=auto")
+        size = len(fields) if packed else 1
+        assumed = (*assumed, "batches of one prompt, the least: score_batch_size=auto")
     work = Work(
         "scoring",
         models,
