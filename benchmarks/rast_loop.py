@@ -17,6 +17,7 @@ from benchmarks.rast_world import SAMPLING
 from datamodules.batches import Example, QuestionBatch
 from datamodules.templates import template_words, word_jaccard
 from lightning_modules import RASTModule
+from lightning_modules.rast.rollout import answer_span
 from lightning_modules.sampling import generation_config
 from lightning_modules.trainable import parameter_groups
 
@@ -118,7 +119,7 @@ class Loop:
         answer = self.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
         target = torch.tensor([[*answer, self.tokenizer.eos_token_id]])
         with torch.no_grad():
-            nll = self.frozen.qa(**self._padded([self.encoder.qa(example.context, question)]), labels=target).loss
+            nll = self.frozen.qa(**self._padded([self.encoder.qa(example.context, question, answer_span(example))]), labels=target).loss
         overlap = word_jaccard(template_words(question), template_words(template))
         return weights["consistency"] * (-nll).exp() + weights["diversity"] * overlap
 

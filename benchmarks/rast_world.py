@@ -78,7 +78,7 @@ def save_generator(world: World, size: Mapping[str, Any], folder: Path, steps: i
 
 def make_module(world: World, folder: Path, count: int) -> RASTModule:
     """The module, all of whose models start from the same weights."""
-    bank = SimpleNamespace(templates=world.templates)
+    bank = SimpleNamespace(texts=world.templates)
     retriever = functools.partial(StyleRetriever, folder, world.tokenizer, bank, cluster=clusters)
     return RASTModule(
         folder,
