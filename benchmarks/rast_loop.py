@@ -118,8 +118,9 @@ class Loop:
         question, weights = self._text(labels), self.module.objective.rewards.weights
         answer = self.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
         target = torch.tensor([[*answer, self.tokenizer.eos_token_id]])
+        asked = self.encoder.qa(example.context, question, answer_span(example))
         with torch.no_grad():
-            nll = self.frozen.qa(**self._padded([self.encoder.qa(example.context, question, answer_span(example))]), labels=target).loss
+            nll = self.frozen.qa(**self._padded([asked]), labels=target).loss
         overlap = word_jaccard(template_words(question), template_words(template))
         return weights["consistency"] * (-nll).exp() + weights["diversity"] * overlap
 

@@ -49,7 +49,7 @@ def parts_timed(watch: Stopwatch, module: RASTModule) -> Iterator[None]:
         (rollout_file.Questioner, "first_templates", "first questions and their templates"),
         (StyleRetriever, "draw", "retrieval, clusters, drawing"),
         (rollout_file, "encode", "the policy's encoder"),
-        (rollout_file, "write_twice", "sampling and greedy decoding"),
+        (rollout_file, "write_ways", "sampling and greedy decoding"),
         (rollout_file.Questioner, "mark", "QA model and rewards"),
         (objective_file, "encoder_states", "p_θ*, for the KL"),
         (objective_file, "label_states", whose),

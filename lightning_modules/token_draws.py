@@ -31,6 +31,11 @@ def number(key: int, step: int) -> int:
     return (mixed ^ (mixed >> 31)) >> (64 - _BITS)
 
 
+def random_numbers(count: int, device: torch.device) -> Tensor:
+    """As many numbers of that range, from torch's own random state."""
+    return torch.randint(_RANGE, (count,), device=device)
+
+
 @dataclass(frozen=True)
 class TokenDraws:
     """How a token comes from its logits.

@@ -12,7 +12,7 @@ from datamodules.batches import Example, QuestionBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.rast.retriever import StyleRetriever, Styles
 from lightning_modules.rast.rewards import Asked, RewardError, WeightedRewards
-from lightning_modules.rast.writing import Encoded, Written, encode, mean_nlls, write, write_twice
+from lightning_modules.rast.writing import Encoded, Written, encode, mean_nlls, write, write_ways
 from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import encoder_states
 
@@ -115,8 +115,8 @@ class Questioner:
         templates = [template for row in styles.templates for template in row]
         rows = [self.encoder.styled(e, t) for e, t in zip(examples, templates, strict=True)]
         encoded = encode(policy, rows, self.pad_id)
-        given = policy, self.tokenizer, encoded.detached(), self.sampling
-        both = write_twice(*given) if self.greedy else (write(*given),)
+        ways = (self.sampling, self.greedily) if self.greedy else (self.sampling,)
+        both = write_ways(policy, self.tokenizer, encoded.detached(), ways)
         written, questions = both[0], [text for one in both for text in one.texts]
         times = len(questions) // len(examples)
         marks, nlls = self.mark(questions, templates * times, examples * times, frozen.qa)

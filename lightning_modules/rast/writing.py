@@ -17,8 +17,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_modules.language_model import output_head, stop_token_ids
 from lightning_modules.logprobs import token_logps
-from lightning_modules.sampling import Sampling, generation_config
+from lightning_modules.rast.token_by_token import write_tokens
+from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import IGNORED, encoder_states, label_states
+from lightning_modules.token_draws import TokenDraws
 
 
 class Encoded(NamedTuple):
@@ -50,12 +52,6 @@ class Written(NamedTuple):
     finished: Tensor
     """(N,) bool: ended within ``max_new_tokens``."""
 
-    def rows(self, start: int, end: int | None) -> "Written":
-        """Some of them, no wider than they need: others of the batch may have gone on."""
-        labels = self.labels[start:end]
-        width = int((labels != IGNORED).sum(1).max())
-        return Written(labels[:, :width], self.texts[start:end], self.finished[start:end])
-
 
 def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -> Encoded:
     """Pad N rows of token ids and run the encoder over them, with gradient where there is one."""
@@ -67,17 +63,22 @@ def encode(model: PreTrainedModel, rows: Sequence[Sequence[int]], pad_id: int) -
 
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling) -> Written:
     """Decode all rows in one batch, from torch's own random state where ``how`` samples."""
-    return decode(model, tokenizer, encoded, generation_config(model, tokenizer, how))
+    return write_ways(model, tokenizer, encoded, [how])[0]
 
 
-def write_twice(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, how: Sampling
-) -> tuple[Written, Written]:
-    """Decode all rows as ``how`` says and greedily, in one batch: most of what a step of decoding costs is shared."""
-    twice, first_greedy = Encoded(*(torch.cat([part, part]) for part in encoded)), len(encoded.states)
-    config = generation_config(model, tokenizer, how)
-    both = decode(model, tokenizer, twice, config, [_OnlyLikeliest(first_greedy)])
-    return both.rows(0, first_greedy), both.rows(first_greedy, None)
+def write_ways(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Encoded, ways: Sequence[Sampling]
+) -> list[Written]:
+    """Decode all rows once in each of the ways; what is the same in several is computed once.
+
+    Raises:
+        RuntimeError: Dropout is on.
+    """
+    _check_dropout(model)
+    draws = [TokenDraws(way.temperature, way.top_p, way.top_k, len(tokenizer)) for way in ways]
+    stops, most = stop_token_ids(model, tokenizer), max(way.max_new_tokens for way in ways)
+    made = write_tokens(model, encoded.states, encoded.attention_mask, draws, stops, most)
+    return [_written(labels[:, : way.max_new_tokens], tokenizer, stops) for labels, way in zip(made, ways, strict=True)]
 
 
 @torch.no_grad()
@@ -88,9 +89,8 @@ def decode(
     config: GenerationConfig,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Written:
-    """The same as transformers' ``generate`` is told to; rows of one input stand together where it gives several."""
-    if model.training:
-        raise RuntimeError("dropout is on: what is sampled would not be the policy's")
+    """What transformers' ``generate`` makes of it as it is told to; rows of one input stand together."""
+    _check_dropout(model)
     stops, before = stop_token_ids(model, tokenizer), model.generation_config
     try:
         # `generate` fills what we leave open from the model's own (beams, penalties, …)
@@ -104,24 +104,20 @@ def decode(
     finally:
         model.generation_config = before
     ends = torch.isin(made, torch.tensor(stops, device=made.device))
-    behind = ends.cumsum(1) - ends.int() > 0
-    labels = made.masked_fill(behind, IGNORED)
+    return _written(made.masked_fill(ends.cumsum(1) - ends.int() > 0, IGNORED), tokenizer, stops)
+
+
+def _check_dropout(model: PreTrainedModel) -> None:
+    if model.training:
+        raise RuntimeError("dropout is on: what is sampled would not be the policy's")
+
+
+def _written(labels: Tensor, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> Written:
+    """Of labels (N, T), which may be wider than the longest row."""
+    labels = labels[:, : int((labels != IGNORED).sum(1).max())]
     rows = [row[row != IGNORED] for row in labels.cpu()]
     texts = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
-    return Written(labels, texts, ends.any(1))
-
-
-class _OnlyLikeliest(LogitsProcessor):
-    """Leaves rows from a given one on nothing but their likeliest token, so that sampling from them is greedy."""
-
-    def __init__(self, first: int):
-        self.first = first
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        rows = scores[self.first :]
-        best = rows.argmax(-1, keepdim=True)
-        only = torch.full_like(rows, -torch.inf).scatter(1, best, rows.gather(1, best))
-        return torch.cat([scores[: self.first], only])
+    return Written(labels, texts, torch.isin(labels, torch.tensor(stops, device=labels.device)).any(1))
 
 
 def target(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

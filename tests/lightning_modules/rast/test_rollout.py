@@ -30,11 +30,15 @@ def test_sampling_and_greedy_share_one_pass_of_the_encoder_and_one_decoding(rast
     module, passes = rast(), []
     module.configure_model()
     module.policy.get_encoder().register_forward_hook(lambda *_: passes.append("encode"))
-    generate = module.policy.generate
-    module.policy.generate = lambda **given: passes.append("generate") or generate(**given)
+
+    def decoding(_, given, kept):
+        if kept["use_cache"] and kept["past_key_values"] is None:
+            passes.append("decode")
+
+    module.policy.get_decoder().register_forward_pre_hook(decoding, with_kwargs=True)
     rollout = rollout_of(module, question_batch())
     objective(module.objective, module.policy, module._frozen.reference, rollout, None)
-    assert passes == ["encode", "generate"]
+    assert passes == ["encode", "decode"]
     assert rollout.encoded.states.requires_grad
 
 
@@ -113,8 +117,8 @@ def test_first_questions_are_asked_once_an_example(rast, question_batch):
     module, passes = rast(), []
     module.configure_model()
     vanilla = module._frozen.vanilla
-    generate = vanilla.generate
-    vanilla.generate = lambda **given: passes.append(len(given["attention_mask"])) or generate(**given)
+    encoder = vanilla.get_encoder()
+    encoder.register_forward_hook(lambda _, given, kept, made: passes.append(len(kept["input_ids"])), with_kwargs=True)
     first = module.questioner.queries(vanilla, question_batch((0, 1)))
     again = module.questioner.queries(vanilla, question_batch((1, 2, 0)))
     assert passes == [2, 1]

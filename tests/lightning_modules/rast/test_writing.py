@@ -1,9 +1,11 @@
 """Decoding from shared encoder states: where a sequence ends, and what is given back as it was."""
 
+from dataclasses import replace
+
 import torch
 
 from lightning_modules.language_model import build_seq2seq_model, freeze
-from lightning_modules.rast.writing import encode, mean_nlls, write, write_twice
+from lightning_modules.rast.writing import encode, mean_nlls, write, write_ways
 from lightning_modules.sampling import Sampling
 
 
@@ -42,17 +44,17 @@ def test_the_models_own_generation_settings_are_neither_used_nor_changed(folders
 
 def test_written_twice_is_sampled_once_and_once_greedy(small_t5, words_tokenizer, question_batch):
     model, rows = model_and_rows({**small_t5, "initializer_factor": 0.5}, words_tokenizer, question_batch)
-    how, greedily = Sampling(max_new_tokens=6), Sampling(temperature=0.0, max_new_tokens=6)
+    greedily, narrow = Sampling(temperature=0.0, max_new_tokens=6), Sampling(top_k=8, top_p=0.9, max_new_tokens=6)
     torch.manual_seed(0)
     encoded = encode(model, rows, 0)
-    sampled, greedy = write_twice(model, words_tokenizer, encoded, Sampling(top_k=8, top_p=0.9, max_new_tokens=6))
+    sampled, greedy = write_ways(model, words_tokenizer, encoded, [narrow, greedily])
     alone = write(model, words_tokenizer, encoded, greedily)
     assert greedy.texts == alone.texts
     assert torch.equal(greedy.labels, alone.labels)
     assert torch.equal(greedy.finished, alone.finished)
     assert sampled.texts != greedy.texts
     many = encode(model, rows[:1] * 2000, 0)
-    first = write_twice(model, words_tokenizer, many, how)[0].labels[:, 0]
+    first = write_ways(model, words_tokenizer, many, [Sampling(max_new_tokens=6), greedily])[0].labels[:, 0]
     start = torch.tensor([[model.config.decoder_start_token_id]])
     with torch.no_grad():
         chances = model(input_ids=torch.tensor(rows[:1]), decoder_input_ids=start).logits[0, 0].softmax(-1)
@@ -62,8 +64,12 @@ def test_written_twice_is_sampled_once_and_once_greedy(small_t5, words_tokenizer
 def test_both_ways_of_writing_have_their_own_lengths(small_t5, words_tokenizer, question_batch):
     model, rows = model_and_rows({**small_t5, "initializer_factor": 0.3}, words_tokenizer, question_batch)
     torch.manual_seed(0)
-    for written in write_twice(model, words_tokenizer, encode(model, rows, 0), Sampling(max_new_tokens=30)):
+    encoded, greedily = encode(model, rows, 0), Sampling(temperature=0.0, max_new_tokens=30)
+    for written in write_ways(model, words_tokenizer, encoded, [Sampling(max_new_tokens=30), greedily]):
         assert (written.labels != -100).any(0).all()
+    long, short = write_ways(model, words_tokenizer, encoded, [greedily, replace(greedily, max_new_tokens=2)])
+    assert torch.equal(short.labels, long.labels[:, :2])
+    assert long.labels.shape[1] > 2
 
 
 def test_a_row_costs_the_same_alone_and_in_a_batch(folders, words_tokenizer, question_batch):
