@@ -10,6 +10,7 @@ What is too long loses tokens at the outer ends of the passage, so that the answ
 the template and the question are never cut.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,9 @@ from datamodules.batches import Example
 from datamodules.question_tokens import HIGHLIGHT, SEPARATOR, check_question_tokens
 from datamodules.templates.words import with_masks
 from datamodules.wrong_input import WrongInput
+
+KNOWN_TEXTS = 4096
+"""How many texts an encoder remembers the ids of."""
 
 
 class Source(NamedTuple):
@@ -49,6 +53,7 @@ class QuestionEncoder:
         self._highlight, self._separator = vocabulary[HIGHLIGHT], vocabulary[SEPARATOR]
         self._end, self.pad_id = vocabulary[str(tokenizer.eos_token)], vocabulary[str(tokenizer.pad_token)]
         self._reserved = (self._end, self.pad_id)
+        self._known: dict[str, tuple[int, ...]] = {}
 
     def passage(self, example: Example) -> list[int]:
         """The passage with its answer marked.
@@ -100,7 +105,7 @@ class QuestionEncoder:
         kept = ids[: max_length - 1]
         return Source([*kept, self._end], len(ids) - len(kept))
 
-    def _fitted(self, context: str, span: tuple[int, int], kept: list[int], tail: list[int], place: str) -> Source:
+    def _fitted(self, context: str, span: tuple[int, int], kept: Sequence[int], tail: list[int], place: str) -> Source:
         """``left kept right tail``, of which left and right give way, the longer of them first."""
         room = self.max_length - len(kept) - len(tail)
         if room < 0:
@@ -115,10 +120,19 @@ class QuestionEncoder:
         ids = [*left[len(left) - from_left :], *kept, *right[:from_right], *tail]
         return Source(ids, len(left) + len(right) - from_left - from_right)
 
-    def _text(self, text: str) -> list[int]:
-        """Ids of text that was written by others: what looks like a special token in it is no special token."""
-        ids = self._ids(text, special=False) if text.strip() else []
-        return [token for token in ids if token not in self._reserved]
+    def _text(self, text: str) -> tuple[int, ...]:
+        """Ids of text that was written by others: what looks like a special token in it is no special token.
+
+        Many inputs are made of one passage, one after the other: what was read lately is not read again.
+        """
+        known = self._known.get(text)
+        if known is None:
+            ids = self._ids(text, special=False) if text.strip() else []
+            known = tuple(token for token in ids if token not in self._reserved)
+            if len(self._known) >= KNOWN_TEXTS:
+                self._known.clear()
+            self._known[text] = known
+        return known
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
         settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not special, "verbose": False}

@@ -55,6 +55,22 @@ def test_no_template_is_the_marked_passage_alone():
     assert encoder().styled(at("Ada"), "") == encoder().passage(at("Ada"))
 
 
+def test_a_passage_is_read_once_for_many_questions_and_what_is_remembered_is_bounded(monkeypatch):
+    writes, read = encoder(), []
+    ids = QuestionEncoder._ids
+    monkeypatch.setattr(QuestionEncoder, "_ids", lambda self, text, **how: read.append(text) or ids(self, text, **how))
+    monkeypatch.setattr("datamodules.question_encoding.KNOWN_TEXTS", 6)
+    first = writes.qa(CONTEXT, "Who is it?", (0, 3))
+    again = [writes.qa(CONTEXT, question, (0, 3)) for question in ("Who?", "Where?", "Who is it?")]
+    assert again[-1] == first
+    assert read.count(CONTEXT[3:]) == 1
+    assert len(read) == 5
+    for number in range(20):
+        writes.qa(CONTEXT, f"{number}?", (0, 3))
+        assert len(writes._known) <= 6
+    assert writes.qa(CONTEXT, "Who is it?", (0, 3)) == first
+
+
 LONG = [example for example in read_examples(passages(0, "train", 20, 6)).examples]
 
 
