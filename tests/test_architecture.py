@@ -23,6 +23,7 @@ PURE = {
     "lightning_modules/vllm/guard.py": set(),
     "lightning_modules/rast/policy_gradient.py": {"torch"},
     "lightning_modules/rast/drawing.py": {"torch"},
+    "lightning_modules/rast/like_lengths.py": {"torch"},
     "lightning_modules/rast/rewards.py": {"torch"},
     "callbacks/statistics.py": {"torch"},
     **{f"callbacks/run/estimate/{name}.py": {"torch", "callbacks.run.estimate"} for name in ESTIMATE},

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_modules.language_model import output_head
+from lightning_modules.rast.like_lengths import groups_of_like_length, pass_tokens
 from lightning_modules.rast.policy_gradient import (
     Advantages,
     Baseline,
@@ -20,8 +21,8 @@ from lightning_modules.rast.policy_gradient import (
 )
 from lightning_modules.rast.rewards import WeightedRewards
 from lightning_modules.rast.rollout import Rollout
-from lightning_modules.rast.writing import sum_by_row
-from lightning_modules.seq2seq import encoder_states, label_logits, label_states
+from lightning_modules.rast.writing import Encoded, sum_by_row
+from lightning_modules.seq2seq import IGNORED, encoder_states, label_logits, label_states
 
 
 class Objective(NamedTuple):
@@ -69,8 +70,19 @@ def _sums(
     policy: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, vocabulary: int | None
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and divergence (N,) of each question, summed over its tokens."""
-    encoded, labels = rollout.encoded, rollout.written.labels
-    mask = encoded.attention_mask
+    labels = rollout.written.labels
+    groups = groups_of_like_length((labels != IGNORED).sum(1).tolist(), pass_tokens(labels.device))
+    found = [_sums_of(policy, reference, rollout.encoded.chosen(rows), labels[rows], vocabulary) for rows in groups]
+    order = torch.tensor([row for rows in groups for row in rows], device=labels.device).argsort()
+    logps, divergences = zip(*found, strict=True)
+    return torch.cat(logps)[order], torch.cat(divergences)[order]
+
+
+def _sums_of(
+    policy: PreTrainedModel, reference: PreTrainedModel, encoded: Encoded, labels: Tensor, vocabulary: int | None
+) -> tuple[Tensor, Tensor]:
+    """The same of questions (R, T) of like length; T may be wider than the longest."""
+    labels, mask = labels[:, : int((labels != IGNORED).sum(1).max())], encoded.attention_mask
     states = label_states(policy, encoded.states, mask, labels)
     logits = label_logits(states, output_head(policy, vocabulary))
     with torch.no_grad():

@@ -12,7 +12,7 @@ from datamodules.batches import Example, QuestionBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.rast.retriever import StyleRetriever, Styles
 from lightning_modules.rast.rewards import Asked, RewardError, WeightedRewards
-from lightning_modules.rast.writing import Encoded, Written, encode, mean_nlls, write, write_ways
+from lightning_modules.rast.writing import Encoded, Written, answer_nlls, encode, write, write_ways
 from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import encoder_states
 
@@ -172,9 +172,7 @@ class Questioner:
             asked = list(zip(examples, questions, strict=True))
             place = {one: number for number, one in enumerate(dict.fromkeys(asked))}
             rows = [self.encoder.qa(e.context, question, answer_span(e)) for e, question in place]
-            with torch.no_grad():
-                encoded = encode(qa, rows, self.pad_id)
-            different = mean_nlls(qa, self.tokenizer, encoded, [example.answer for example, _ in place])
+            different = answer_nlls(qa, self.tokenizer, rows, [example.answer for example, _ in place], self.pad_id)
             nlls = different[[place[one] for one in asked]]
         try:
             marks = self.rewards(Asked(questions, templates, examples, nlls))

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lightning_modules.language_model import output_head, stop_token_ids
 from lightning_modules.logprobs import token_logps
+from lightning_modules.rast.like_lengths import groups_of_like_length, pass_tokens
 from lightning_modules.rast.token_by_token import write_tokens
 from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import IGNORED, encoder_states, label_states
@@ -40,6 +41,12 @@ class Encoded(NamedTuple):
     def repeated(self, count: int) -> "Encoded":
         """Each row ``count`` times, one below the other."""
         return Encoded(*(part.repeat_interleave(count, 0) for part in self))
+
+    def chosen(self, rows: Sequence[int]) -> "Encoded":
+        """Some of the rows, no wider than they need."""
+        places = torch.tensor(rows, device=self.states.device)
+        width = int(self.attention_mask[places].sum(1).max())
+        return Encoded(*(part[places, :width] for part in self))
 
 
 class Written(NamedTuple):
@@ -124,6 +131,22 @@ def target(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """(T,) int64: what a model that writes this text is taught, its end token included."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return torch.tensor([*ids, tokenizer.eos_token_id], dtype=torch.int64)
+
+
+@torch.no_grad()
+def answer_nlls(
+    qa: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    answers: Sequence[str],
+    pad_id: int,
+) -> Tensor:
+    """(N,) float32: ``mean_nlls`` of each answer given N rows of token ids; rows of like length go together."""
+    nlls = torch.zeros(len(rows), device=qa.device)
+    for group in groups_of_like_length([len(row) for row in rows], pass_tokens(qa.device)):
+        encoded = encode(qa, [rows[row] for row in group], pad_id)
+        nlls[group] = mean_nlls(qa, tokenizer, encoded, [answers[row] for row in group])
+    return nlls
 
 
 @torch.no_grad()
