@@ -1,29 +1,26 @@
 """RASTModule: a style generator and a style retriever, trained by what their questions are worth (arXiv 2310.14503)."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import QuestionBatch
 from datamodules.wrong_input import WrongInput
-from lightning_modules.exporting import export
-from lightning_modules.language_model import ModelSource, build_seq2seq_model, freeze
-from lightning_modules.loading import DTYPES
+from lightning_modules.language_model import ModelSource
+from lightning_modules.rast.advantages import Baseline, RewardMode, check_settings
 from lightning_modules.rast.asking import Asked, marked
 from lightning_modules.rast.methods import ask_styled
+from lightning_modules.rast.models import RASTModels
 from lightning_modules.rast.monitors import monitors
 from lightning_modules.rast.objective import Objective, objective
-from lightning_modules.rast.optimisation import TwoOptimizersModule
-from lightning_modules.rast.policy_gradient import CONSISTENCY, Baseline, RewardMode, check_settings
-from lightning_modules.rast.retriever import BANK_ENCODER, StyleRetriever
-from lightning_modules.rast.rewards import RewardFunction, WeightedRewards, consistency
-from lightning_modules.rast.rollout import Frozen, QuestionEncoder, Questioner, Rollout, TemplateMaker
+from lightning_modules.rast.retriever import StyleRetriever
+from lightning_modules.rast.rewards import RewardFunction, WeightedRewards
+from lightning_modules.rast.rollout import QuestionEncoder, Questioner, Rollout, TemplateMaker
 from lightning_modules.rast.samples import Sample, sample_table
+from lightning_modules.rast.settings import check_rewards
 from lightning_modules.sampling import Sampling
 from lightning_modules.trainable import OptimizerFactory
 
@@ -36,7 +33,7 @@ class _Step(NamedTuple):
     monitors: dict[str, Tensor]
 
 
-class RASTModule(TwoOptimizersModule):
+class RASTModule(RASTModels):
     """Style generator (the policy) and style retriever, each with its optimizer; all other models are frozen.
 
     A step: templates of first questions query the bank; one template a cluster is drawn; one question a template is
@@ -79,8 +76,6 @@ class RASTModule(TwoOptimizersModule):
         WrongInput: Settings that do not fit each other; told in one line.
     """
 
-    build_policy = staticmethod(build_seq2seq_model)
-
     def __init__(
         self,
         generator: ModelSource,
@@ -116,6 +111,12 @@ class RASTModule(TwoOptimizersModule):
             name,
             generator,
             tokenizer,
+            retriever,
+            qa=qa,
+            vanilla=vanilla,
+            templates_per_passage=templates_per_passage,
+            train_retriever=train_retriever,
+            frozen_dtype=frozen_dtype,
             optimizer=optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-6, weight_decay=0.1)),
             second_optimizer=retriever_optimizer
             or (lambda groups: torch.optim.AdamW(groups, lr=1e-7, weight_decay=0.1)),
@@ -126,15 +127,14 @@ class RASTModule(TwoOptimizersModule):
             attn_implementation=attn_implementation,
             padded_vocabulary=padded_vocabulary,
         )
-        self.qa_source, self.vanilla_source, self.frozen_dtype = qa, vanilla, frozen_dtype or dtype
-        self.make_retriever, self.sample_rows, self.seed = retriever, sample_rows, seed
+        self.sample_rows, self.seed = sample_rows, seed
         try:
             check_settings(baseline, reward_mode, templates_per_passage, kl_weight)
             weighted = WeightedRewards(rewards, reward_weights)
         except ValueError as error:
             raise WrongInput(str(error), f"stage {name}", "mend the setting") from error
         self.objective = Objective(weighted, baseline, reward_mode, kl_weight, train_retriever)
-        self._check()
+        check_rewards(weighted, qa is not None, reward_mode, name)
         self.questioner = Questioner(
             tokenizer,
             encoder,
@@ -144,53 +144,7 @@ class RASTModule(TwoOptimizersModule):
             templates_per_passage,
             greedy=baseline == "self_critical",
         )
-        self.retriever: StyleRetriever | None = None
         self.samples: list[Sample] = []
-        self._frozen: Frozen | None = None
-
-    def _check(self) -> None:
-        terms = self.objective.rewards.terms
-        if self.frozen_dtype not in DTYPES:
-            what, setting, mend = f"unknown dtype {self.frozen_dtype!r}", "frozen_dtype", f"one of {', '.join(DTYPES)}"
-        elif self.qa_source is None and consistency in terms.values():
-            what, setting, mend = "the consistency reward asks a QA model", "qa", "name one, or leave the reward out"
-        elif self.objective.reward_mode == "authors" and CONSISTENCY not in terms:
-            what = f"reward_mode authors needs a reward named {CONSISTENCY}"
-            setting, mend = "rewards", "add it, or set reward_mode=paper"
-        else:
-            return
-        raise WrongInput(what, f"stage {self.name}: {setting}", mend)
-
-    def configure_model(self) -> None:
-        """Build policy, retriever and frozen models, once.
-
-        Raises:
-            WrongInput: A model cannot be built, or the bank is too small for K.
-        """
-        if self._frozen is not None:
-            return
-        super().configure_model()
-        assert self.policy is not None
-        build: dict[str, Any] = self.build | {"dtype": self.frozen_dtype}
-        qa, vanilla = (
-            None if source is None else freeze(build_seq2seq_model(source, self.tokenizer, **build))
-            for source in (self.qa_source, self.vanilla_source)
-        )
-        self.retriever = self.make_retriever()
-        self.retriever.check_count(self.questioner.count, f"stage {self.name}: templates_per_passage")
-        if not self.objective.train_retriever:
-            self.retriever.query_encoder.requires_grad_(False)
-        reference = copy.deepcopy(self.policy.eval()).to(DTYPES[self.frozen_dtype])  # type: ignore[arg-type]
-        self._frozen = Frozen(freeze(reference), qa, vanilla)
-
-    def train(self, mode: bool = True) -> "RASTModule":
-        """Dropout stays off, whoever asks: with it, the gradient would be of another distribution than the samples'."""
-        return super().train(False)
-
-    def trained_parts(self) -> Sequence[nn.Module]:
-        """Policy and query encoder."""
-        assert self.retriever is not None
-        return [self.trained_policy, self.retriever.query_encoder][: 1 + self.objective.train_retriever]
 
     def training_step(self, batch: QuestionBatch, batch_idx: int) -> None:
         """Ask, mark, learn."""
@@ -225,19 +179,6 @@ class RASTModule(TwoOptimizersModule):
         policy, count = self.trained_policy, self.questioner.count + 1
         draft = ask_styled(batch, self.questioner, policy, frozen.vanilla or policy, self.retriever, count)
         return Asked(self.name, batch.examples, marked(draft, batch, self.questioner, frozen.qa))
-
-    def export(self, folder: str | Path) -> None:
-        """Write the policy, and inside its folder ``retriever``: the query encoder and its bank's encoder.
-
-        Raises:
-            RuntimeError: There is no policy yet.
-        """
-        if self.retriever is None:
-            raise RuntimeError("nothing to export: the policy has not been built")
-        retriever, tokenizer = self.retriever, self.retriever.tokenizer
-        parts = {"": retriever.query_encoder, f"/{BANK_ENCODER}": retriever.bank_encoder}
-        beside = {f"retriever{name}": (encoder, tokenizer) for name, encoder in parts.items()}
-        export(self.trained_policy, self.tokenizer, Path(folder), beside)
 
     def _step(self, batch: QuestionBatch, split: str, number: int) -> _Step:
         """One batch; its randomness depends on seed, rank, split and number alone, not on what went before."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.rast.policy_gradient import Advantages, PolicyGradientLoss
+from lightning_modules.rast.advantages import Advantages
+from lightning_modules.rast.policy_gradient import PolicyGradientLoss
 from lightning_modules.rast.rewards import copy_rate
 from lightning_modules.rast.rollout import Rollout
 from lightning_modules.seq2seq import IGNORED

@@ -7,13 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lightning_modules.language_model import output_head
+from lightning_modules.rast.advantages import Advantages, Baseline, RewardMode, advantages
 from lightning_modules.rast.like_lengths import groups_of_like_length, pass_tokens
 from lightning_modules.rast.policy_gradient import (
-    Advantages,
-    Baseline,
     PolicyGradientLoss,
-    RewardMode,
-    advantages,
     generator_loss,
     policy_gradient_loss,
     retriever_loss,

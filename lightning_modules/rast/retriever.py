@@ -1,9 +1,8 @@
 """StyleRetriever: which templates of a bank suit a first question's template (arXiv 2310.14503)."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,58 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import ModelSource, build_encoder, freeze
-from lightning_modules.rast.drawing import Draw, draw_templates
+from lightning_modules.rast.drawing import draw_templates
+from lightning_modules.rast.embedding import embedded
+from lightning_modules.rast.styles import Candidates, Clustering, Style, Styles, TemplateBank, best_of_clusters
 from lightning_modules.rast.template_index import TemplateIndex
 
 BANK_ENCODER = "bank_encoder"
 """Folder, beside an exported query encoder, of the encoder that its bank's vectors are of."""
-
-Clustering = Callable[[Sequence[str], int], Sequence[int]]
-"""(templates, K) → a label for each, at most K different ones."""
-
-
-class TemplateBank(Protocol):
-    """What is asked of a bank. It may grow; what stands in it keeps its place."""
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """The templates by number."""
-        ...
-
-
-class Candidates(NamedTuple):
-    """The templates that a query may choose among, best first; C of them for each of B queries."""
-
-    positions: Tensor
-    """(B, C) int64, in the bank."""
-    scores: Tensor
-    """(B, C) inner products, in [-1, 1]."""
-    logps: Tensor
-    """(B, C) log p_φ(z|z0), the log-softmax of the scores; differentiable."""
-
-
-class Style(NamedTuple):
-    """One template that was chosen for a query."""
-
-    template: str
-    score: float
-    """Inner product with the query, in [-1, 1]."""
-    cluster: int
-    """0 is the best candidate's."""
-
-
-class Styles(NamedTuple):
-    """K templates for each of B passages."""
-
-    templates: list[list[str]]
-    positions: Tensor
-    """(B, K) int64, in the bank."""
-    scores: Tensor
-    """(B, K) retrieval scores, without gradient."""
-    draw: Draw
-    """What the retriever's gradient needs."""
-    entropy: Tensor
-    """(B,) nats, of p_φ over the candidates; without gradient."""
 
 
 class StyleRetriever(nn.Module):
@@ -102,9 +56,8 @@ class StyleRetriever(nn.Module):
     ):
         super().__init__()
         if min(candidates, max_length, batch_size) < 1:
-            raise WrongInput(
-                f"candidates {candidates}, max_length {max_length}, batch_size {batch_size}", "retriever", "at least 1"
-            )
+            told = f"candidates {candidates}, max_length {max_length}, batch_size {batch_size}"
+            raise WrongInput(told, "retriever", "at least 1")
         self.tokenizer, self.bank, self.candidates, self.cluster = tokenizer, bank, candidates, cluster
         self.max_length, self.batch_size = max_length, batch_size
         self.query_encoder = build_encoder(source, tokenizer, dtype=dtype).eval()
@@ -164,11 +117,8 @@ class StyleRetriever(nn.Module):
         """
         bank = self.bank_vectors()
         if len(own) and int(own.max()) >= len(bank):
-            raise WrongInput(
-                f"an example's own template is number {int(own.max())} of {len(bank)}",
-                "bank",
-                "use the data's own bank",
-            )
+            told = f"an example's own template is number {int(own.max())} of {len(bank)}"
+            raise WrongInput(told, "bank", "use the data's own bank")
         count = min(self.candidates, len(bank) - bool((own >= 0).any()))
         if count < 1:
             self.check_count(2, "bank")
@@ -193,17 +143,15 @@ class StyleRetriever(nn.Module):
         if found.positions.shape[1] < count:
             self.check_count(count + 1, "templates")  # own ones left out
         if not found.scores.isfinite().all():
-            raise WrongInput(
-                "retrieval scores are no numbers", "retriever", "start from sound weights, or lower its lr"
-            )
+            mend = "start from sound weights, or lower its lr"
+            raise WrongInput("retrieval scores are no numbers", "retriever", mend)
         rows = self._texts(found)
         try:
             labels = self._labels(rows, count)
             drawn = draw_templates(found.logps, labels, count, generator)
         except ValueError as error:
-            raise WrongInput(
-                f"the clustering fails: {error}", "cluster", "give at most K labels, one a template"
-            ) from error
+            told = f"the clustering fails: {error}"
+            raise WrongInput(told, "cluster", "give at most K labels, one a template") from error
         templates = [[row[i] for i in chosen] for row, chosen in zip(rows, drawn.positions.tolist(), strict=True)]
         logps = found.logps.detach()
         return Styles(
@@ -231,17 +179,14 @@ class StyleRetriever(nn.Module):
         found = self.retrieve(queries, own)
         rows, scores = self._texts(found), found.scores.detach().tolist()
         labels = self._labels(rows, count) or [list(range(len(row))) for row in rows]
-        chosen = []
-        for row, marks, products in zip(rows, labels, scores, strict=True):
-            if len(marks) != len(row):
-                what = f"{len(marks)} labels for {len(row)} templates"
-                raise WrongInput(what, "cluster", "give at most K labels, one a template")
-            names = {label: number for number, label in enumerate(dict.fromkeys(marks))}
-            firsts = [marks.index(label) for label in names][:count]
-            others = [place for place in range(len(row)) if place not in firsts]
-            places = sorted([*firsts, *others[: count - len(firsts)]])
-            chosen.append([Style(row[place], products[place], names[marks[place]]) for place in places])
-        return chosen
+        try:
+            chosen = [best_of_clusters(marks, len(row), count) for row, marks in zip(rows, labels, strict=True)]
+        except ValueError as error:
+            raise WrongInput(str(error), "cluster", "give at most K labels, one a template") from error
+        return [
+            [Style(row[place], products[place], cluster) for place, cluster in places]
+            for row, products, places in zip(rows, scores, chosen, strict=True)
+        ]
 
     def _texts(self, found: Candidates) -> list[list[str]]:
         texts = self.bank.texts
@@ -251,13 +196,4 @@ class StyleRetriever(nn.Module):
         return None if self.cluster is None else [list(self.cluster(row, count)) for row in rows]
 
     def _encode(self, encoder: PreTrainedModel, texts: Sequence[str]) -> Tensor:
-        encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        ids, mask = (encoded[key].long().to(encoder.device) for key in ("input_ids", "attention_mask"))
-        if ids.shape[1] == 0:  # texts without a token, and a tokenizer that adds none
-            return torch.zeros(len(texts), encoder.config.hidden_size, device=encoder.device)
-        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask[:, :, None].to(states.dtype)
-        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return nn.functional.normalize(mean, dim=-1)
+        return embedded(encoder, self.tokenizer, texts, self.max_length)

@@ -10,8 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Example, QuestionBatch
 from datamodules.wrong_input import WrongInput
-from lightning_modules.rast.retriever import StyleRetriever, Styles
+from lightning_modules.rast.models import Frozen
+from lightning_modules.rast.retriever import StyleRetriever
 from lightning_modules.rast.rewards import Asked, RewardError, WeightedRewards
+from lightning_modules.rast.styles import Styles
 from lightning_modules.rast.writing import Encoded, Written, answer_nlls, encode, write, write_ways
 from lightning_modules.sampling import Sampling
 from lightning_modules.seq2seq import encoder_states
@@ -34,20 +36,6 @@ class QuestionEncoder(Protocol):
     def qa(self, context: str, question: str, answer_span: tuple[int, int] | None = None) -> list[int]:
         """A passage and a question about it; what is too long is cut around the characters of the span."""
         ...
-
-
-class Frozen(NamedTuple):
-    """Models that are only looked at. A tuple is no submodule: not trained, not checkpointed, not synchronised."""
-
-    reference: PreTrainedModel
-    """p_θ*, the policy as it starts."""
-    qa: PreTrainedModel | None
-    vanilla: PreTrainedModel | None
-    """Writes the first question."""
-
-    def to(self, device: torch.device) -> "Frozen":
-        """The same models there; nothing happens where they are already."""
-        return Frozen(*(None if model is None else model.to(device) for model in self))  # type: ignore[arg-type]
 
 
 class Rollout(NamedTuple):

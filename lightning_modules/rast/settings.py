@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from datamodules.wrong_input import WrongInput
-from lightning_modules.rast.policy_gradient import check_settings
+from lightning_modules.rast.advantages import CONSISTENCY, check_settings
 from lightning_modules.rast.rewards import WeightedRewards, consistency
 
 
@@ -26,3 +26,17 @@ def check_rl(
     except ValueError as error:
         keys = "baseline=, templates_per_passage=, kl_weight=, diversity_weight="
         raise WrongInput(str(error), "settings of RL", f"see {keys}") from error
+
+
+def check_rewards(rewards: WeightedRewards, asks_qa: bool, reward_mode: str, name: str) -> None:
+    """Pass rewards that stage ``name`` can give.
+
+    Raises:
+        WrongInput: One asks a QA model, and there is none; or the mode treats one apart that is not there.
+    """
+    if not asks_qa and consistency in rewards.terms.values():
+        what, setting, mend = "the consistency reward asks a QA model", "qa", "name one, or leave the reward out"
+        raise WrongInput(what, f"stage {name}: {setting}", mend)
+    if reward_mode == "authors" and CONSISTENCY not in rewards.terms:
+        what, mend = f"reward_mode authors needs a reward named {CONSISTENCY}", "add it, or set reward_mode=paper"
+        raise WrongInput(what, f"stage {name}: rewards", mend)

@@ -1,4 +1,4 @@
-"""Rollouts of small modules, for the tests beside."""
+"""Rollouts and fits of small modules, for the tests beside."""
 
 import torch
 
@@ -22,3 +22,19 @@ def moved(module, scale=0.05):
             for parameter in part.parameters():
                 parameter += scale * torch.randn_like(parameter)
     return module
+
+
+def same(left, right, **tolerance):
+    for p, q in zip(left.parameters(), right.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+
+
+def unlike(left, right):
+    return any(not torch.equal(p, q) for p, q in zip(left.parameters(), right.parameters(), strict=True))
+
+
+def fitted(rast, data, trainer, epochs=1, **settings):
+    module = rast(**settings)
+    fit = trainer(max_epochs=epochs, log_every_n_steps=1)
+    fit.fit(module, datamodule=data)
+    return module, fit

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_modules.rast.advantages import advantages, check_settings
 from lightning_modules.rast.drawing import draw_templates
 from lightning_modules.rast.policy_gradient import (
-    advantages,
-    check_settings,
     generator_loss,
     policy_gradient_loss,
     retriever_loss,
