@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.rast_loop import Loop
 from benchmarks.rast_parts import Stopwatch, parts_timed
+from benchmarks.rast_work import least_seconds
 from benchmarks.rast_world import SIZES, World, make_module, make_world, save_generator
 from lightning_modules import RASTModule
 from lightning_modules.rast.objective import objective
@@ -108,7 +109,7 @@ def largest_difference(world: World, folder: Path, count: int) -> float:
         pairs.append(((gain.reward - gain.generator).flatten(), asked.greedy_rewards))
         for mine, other in zip(ours.trained_parts(), module.trained_parts(), strict=True):
             pairs += [(p.grad, q.grad) for p, q in zip(mine.parameters(), other.parameters(), strict=True)]  # type: ignore[misc]
-        worst = max(worst, *(float((one - other).abs().max()) for one, other in pairs))
+        worst = max(worst, *(float((one - other).detach().abs().max()) for one, other in pairs))
     if not worst < 1e-5:
         raise SystemExit(f"the sides differ by {worst}")
     return worst
@@ -128,7 +129,9 @@ def measured(world: World, folder: Path, count: int) -> tuple[InTurn, dict[str, 
     return turns, shares | {"the rest, logging among it": 1 - sum(shares.values())}
 
 
-def tables(world: World, name: str, count: int, found: tuple[InTurn, dict[str, float]], worst: float) -> str:
+def tables(
+    world: World, name: str, count: int, found: tuple[InTurn, dict[str, float]], worst: float, floor: tuple[int, float]
+) -> str:
     turns, shares = found
     size = len(world.batches[0].examples)
     medians = {side: statistics.median(seconds[1:]) for side, seconds in turns.seconds.items()}  # the first warms up
@@ -145,6 +148,13 @@ def tables(world: World, name: str, count: int, found: tuple[InTurn, dict[str, f
         if loop in LOOPS
     ]
     lines += ["", f"At least 5 times the loop, in the first epoch: {'; '.join(told)}."]
+    number, least = floor
+    bounds = " and ".join(f"{medians[loop] / least:.1f} times as fast as the {loop}" for loop in LOOPS)
+    lines += [
+        f"Its matrix products alone, {number / 1e9:.1f}·10⁹ operations, take {least:.3f} s at the speed of large ones:",
+        f"a step of nothing else would be {bounds}.",
+        "",
+    ]
     lines += [f"Largest difference of loss, rewards and gradients on the same questions: {worst:.0e}.", ""]
     lines += ["| where RASTModule's time goes, first epoch | % |", "|---|---:|"]
     lines += [f"| {part} | {100 * share:.0f} |" for part, share in sorted(shares.items(), key=lambda one: -one[1])]
@@ -167,7 +177,8 @@ def main(options: argparse.Namespace) -> str:
             save_generator(world, size, Path(folder), options.learning_steps)
             worst = largest_difference(world, Path(folder), options.templates)
             found = measured(world, Path(folder), options.templates)
-            text.append(tables(world, name, options.templates, found, worst))
+            floor = least_seconds(built(world, Path(folder), options.templates), world.batches[0], size["d_model"])
+            text.append(tables(world, name, options.templates, found, worst, floor))
     return "\n".join(text)
 
 
