@@ -224,7 +224,7 @@ class PreferencePairsDataModule(LightningDataModule):
         self.final_metrics["reused"] += int(known.sum())
         rows = Unscored(index, share, known)
         collate = collator(pad_id_of(self._tokenizer_of(name)), packed=packed, token_budget=self.token_budget)
-        if self.score_batch_size != "auto":
+        if isinstance(self.score_batch_size, int):
             return UnscoredBatches(rows, batches_of(rows, groups=max(1, self.score_batch_size // sharing)), collate)
         if self.trainer is None:
             raise WrongInput("auto asks the module of a Trainer", "score_batch_size", "set a number")

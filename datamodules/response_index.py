@@ -57,14 +57,14 @@ class ResponseIndex:
 
     def place_of(self, key: str) -> str | None:
         """The row that a key belongs to, or None."""
-        found = next((place for place in self.places if self.key(place) == key), None)
-        return None if found is None else self.response(int(found)).place
+        found = next((place for place in map(int, self.places) if self.key(place) == key), None)
+        return None if found is None else self.response(found).place
 
     def known(self, cache: ScoreCache) -> np.ndarray:
         """(2·n,) bool: which places hold a response that the cache has a score of; looked up some at a time."""
         known = np.zeros(2 * len(self.pairs), dtype=bool)
         for some in _parts(self.places, 2 * PAIRS_A_LOOK):
-            keys = [self.key(place) for place in some]
+            keys = [self.key(int(place)) for place in some]
             found = cache.read(keys)
             known[some] = [key in found for key in keys]
         return known

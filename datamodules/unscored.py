@@ -31,7 +31,7 @@ class Unscored(Sequence[Group]):
 
     def __init__(self, index: ResponseIndex, groups: np.ndarray, known: np.ndarray):
         missing = (groups >= 0) & ~known[groups]
-        self.index = index
+        self.responses = index
         self._groups = np.where(missing, groups, -1)[missing.any(1)]
 
     def __len__(self) -> int:
@@ -41,12 +41,12 @@ class Unscored(Sequence[Group]):
     def __getitem__(self, number: int) -> Group:  # type: ignore[override]
         """A group."""
         places = [int(place) for place in self._groups[number] if place >= 0]
-        return [(self.index.key(place), self.index.response(place)) for place in places]
+        return [(self.responses.key(place), self.responses.response(place)) for place in places]
 
     def lengths(self) -> np.ndarray:
         """(g,) tokens of each group, its prompt once."""
-        of_responses = np.where(self._groups >= 0, self.index.lengths[self._groups], 0).sum(1)
-        return of_responses + self.index.prompt_lengths[self._groups.max(1) // 2]
+        of_responses = np.where(self._groups >= 0, self.responses.lengths[self._groups], 0).sum(1)
+        return of_responses + self.responses.prompt_lengths[self._groups.max(1) // 2]
 
 
 def collator(pad_id: int, *, packed: bool, token_budget: int | None = None) -> Collate:

@@ -12,8 +12,8 @@ MARGIN = 0.9
 GPU_TOKENS = 2**17
 """A trial goes no further: such products have long filled any GPU."""
 CPU_TOKENS = 2**13
-"""On one core, a model of width 64 scored 21,482 tokens a second in batches of 534, 23,697 of 2,136, 24,598 of 8,546 and
-26,858 of 17,093: larger batches gain little and only cost memory."""
+"""On one core, a model of width 64 scored 21,482 tokens a second in batches of 534, 23,697 of 2,136, 24,598 of 8,546
+and 26,858 of 17,093: larger batches gain little, and cost memory."""
 CPU_SHARE = 0.25
 """Of the free memory, what a batch may take: a CPU that runs out of it kills the process."""
 

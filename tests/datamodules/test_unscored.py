@@ -40,7 +40,7 @@ def test_groups_hold_each_response_once_and_answer_one_prompt(case, most):
     responses = responses_of(pairs)
     rows = unscored(pairs, most)
     groups = list(rows)
-    assert len(rows.index) == len(responses)
+    assert len(rows.responses) == len(responses)
     assert sorted(key for group in groups for key, _ in group) == sorted(responses)
     assert all(response_key(response) == key for group in groups for key, response in group)
     assert all(len(group) <= most and len({r.prompt_length for _, r in group}) == 1 for group in groups)
