@@ -137,8 +137,8 @@ class ActivationOffload:
     def _bring(self, group: Group) -> None:
         away = [kept for one in group.kept if (kept := one()) is not None and kept.device is None]
         for kept in away:
-            kept.device = self.copies.back(kept.host)
-            group.coming.append(kept.device)
+            kept.device = coming = self.copies.back(kept.host)
+            group.coming.append(coming)
         if away:
             group.mark = self.copies.mark()
 
