@@ -65,7 +65,7 @@ def test_two_layers_stay_and_all_go(tokenizer):
 def test_it_is_offered_on_a_gpu_only(tokenizer):
     shape = shape_of(build_language_model({**FIELDS, "model_type": "qwen2", "num_hidden_layers": 32}, tokenizer))
     policy = Policy(shape, Precision(), 600, True, False, 2, cuda=True)
-    rows = [Sequences(20, (60, 40))] * 64
+    rows = [Sequences(200, (600, 400))] * 64
     work = Work("training", {}, rows, 64, 1, 600, True, policy=policy)
     least = peak_bytes(work._replace(policy=policy._replace(offload=True)), 0.0, 0.0)[1]
     assert least < peak_bytes(work, 0.0, 0.0)[1]
