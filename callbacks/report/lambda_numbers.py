@@ -14,7 +14,7 @@ from torch import Tensor
 from callbacks.questions import sentence_bleu, word_f1
 from callbacks.statistics import Interval, nested_interval
 
-HERO, START = "rast", "fine_tuned"
+HERO, START, NUCLEUS = "rast", "fine_tuned", "nucleus"
 F1_MAY_FALL = 3.0
 """Points of judge QA F1 below the start at which diversity is bought with questions that ask for something else."""
 PAIRWISE, QA_F1 = "pairwise_bleu", "qa_f1"
@@ -115,6 +115,16 @@ def summarise(jobs: Sequence[Job]) -> list[Row]:
     sound = [row for row in rows if row.seeds == most and row.dev_f1 >= row.dev_f1_of_start - F1_MAY_FALL]
     chosen = min(sound, key=lambda row: row.dev_pairwise, default=None)
     return [row._replace(chosen=row is chosen) for row in rows]
+
+
+def tuned_nucleus(row: Row) -> str | None:
+    """Nucleus sampling at the temperature that RAST's own rule chooses; None where there is one temperature alone.
+
+    It has a setting that buys variety with wrong questions, as RAST has λ: both sides are tuned.
+    """
+    known = [name for name in row.minus if name.startswith(NUCLEUS) and f"dev/{name}/{PAIRWISE}" in row.means]
+    sound = [name for name in known if row.means[f"dev/{name}/{QA_F1}"] >= row.dev_f1_of_start - F1_MAY_FALL]
+    return min(sound, key=lambda name: row.means[f"dev/{name}/{PAIRWISE}"]) if len(known) > 1 and sound else None
 
 
 def _row(jobs: Sequence[Job]) -> Row:

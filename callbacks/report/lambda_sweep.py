@@ -22,6 +22,7 @@ from callbacks.report.lambda_numbers import (
     over_seeds,
     read_jobs,
     summarise,
+    tuned_nucleus,
 )
 from callbacks.report.page import Card, Section, Table, write_page
 from callbacks.report.question_numbers import label, told, with_sign
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _OF_ROW = {"nll": "nll ↓", "top1_bleu": "Top-1", "oracle_bleu": "Oracle"}
 _OF_START = ("Pairwise ↓", "− start", "QA F1", "− start")
 _SETTINGS = ("λ", "lr", "dev Pairwise", "dev F1 − start", *_OF_START, *_OF_ROW.values())
+_STAR = "*: the temperature of nucleus sampling that λ's rule chooses on development passages."
 _METHODS = {
     "top1_bleu": "Top-1",
     "oracle_bleu": "Oracle",
@@ -160,19 +162,24 @@ def _settings(rows: Sequence[Row]) -> Table:
 
 
 def _against(chosen: Row, jobs: Sequence[Job]) -> list[Table]:
+    names = {name: label(name) for name in [HERO, *chosen.minus]}
+    caption = "Means over seeds."
+    if tuned := tuned_nucleus(chosen):
+        names[tuned] += " *"
+        caption += f" {_STAR}"
     shown = []
-    for name in [HERO, *chosen.minus]:
+    for name, title in names.items():
         found = over_seeds(jobs, name)
         rest = [_mean(chosen, name, key) for key in _METHODS]
-        shown.append([label(name), _told(found[PAIRWISE]), _told(found[QA_F1]), *rest])
+        shown.append([title, _told(found[PAIRWISE]), _told(found[QA_F1]), *rest])
     true = [_mean(chosen, "reference", key) for key in (QA_F1, *_METHODS)]
     shown.append(["true questions", "–", *true])
     less = [
-        [label(other), *(_told(found[name], sign=True) for name in (PAIRWISE, QA_F1))]
+        [names[other], *(_told(found[name], sign=True) for name in (PAIRWISE, QA_F1))]
         for other, found in chosen.minus.items()
     ]
     return [
-        Table(["method", "Pairwise ↓", "QA F1", *_METHODS.values()], shown, "Means over seeds."),
+        Table(["method", "Pairwise ↓", "QA F1", *_METHODS.values()], shown, caption),
         Table(["RAST minus", "Pairwise ↓", "QA F1"], less, "Differences on the same passages."),
     ]
 

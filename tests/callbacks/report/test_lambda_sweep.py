@@ -8,7 +8,7 @@ import sacrebleu
 import torch
 from omegaconf import OmegaConf
 
-from callbacks.report.lambda_numbers import Job, read_jobs, summarise
+from callbacks.report.lambda_numbers import BY_PASSAGE, Job, read_jobs, summarise, tuned_nucleus
 from callbacks.report.lambda_sweep import LambdaReport
 
 TEXTS = ["Who founded the bakery ?", "By whom was the bakery founded ?", "Who was it that founded the bakery ?"]
@@ -55,6 +55,16 @@ def test_numbers_are_means_over_seeds_and_passages_with_differences_passage_by_p
     assert (row.pairwise.estimate.item(), row.f1.estimate.item()) == (26.0, 86.0)
     assert row.minus["nucleus"]["pairwise_bleu"].estimate.item() == -34.0
     assert row.pairwise.low < 26 < row.pairwise.high
+
+
+def test_nucleus_sampling_is_tuned_by_the_same_rule():
+    (row,) = summarise([job(1.0, 30.0, 90.0)])
+    assert tuned_nucleus(row) is None  # one temperature: nothing to choose
+    dev = {"nucleus": (30.0, 95.0), "nucleus_warm": (25.0, 87.0), "nucleus_hot": (20.0, 86.9), "beam": (1.0, 99.0)}
+    means = {f"dev/{name}/{key}": n for name, of in dev.items() for key, n in zip(BY_PASSAGE, of, strict=True)}
+    row = row._replace(minus=dict.fromkeys(dev, row.minus["nucleus"]), means=means)
+    assert tuned_nucleus(row) == "nucleus_warm"  # three points below the start: allowed; less: not
+    assert tuned_nucleus(row._replace(dev_f1_of_start=99.0)) is None
 
 
 @pytest.fixture
