@@ -92,8 +92,8 @@ class ActivationOffload:
         alias = tensor.detach()  # the tensor itself would own the node that owns it
         if not self._moves(tensor):
             return alias
-        seen = (tensor.shape, tensor.stride())
-        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor._version, None if dense(tensor) else seen)
+        seen = (tensor.shape, tensor.stride(), dense(tensor))
+        key = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor._version, None if seen[-1] else seen)
         for group in self._here:
             if key in group.leaving:
                 return View(group.leaving[key][1], *seen)

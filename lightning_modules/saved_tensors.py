@@ -35,11 +35,13 @@ class View(NamedTuple):
     kept: Kept
     shape: torch.Size
     stride: tuple[int, ...]
+    dense: bool
+    """It fills its memory; one that does not shares its copy, which has no gaps, with none that looks otherwise."""
 
 
 def seen_as(tensor: Tensor, view: View) -> Tensor:
     """What was copied, as a node sees it."""
-    if (tensor.shape, tensor.stride()) == (view.shape, view.stride) or not dense(tensor):
+    if (tensor.shape, tensor.stride()) == (view.shape, view.stride) or not view.dense:
         return tensor
     return tensor.as_strided(view.shape, view.stride, tensor.storage_offset())
 

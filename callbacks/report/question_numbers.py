@@ -91,7 +91,7 @@ class QuestionNumbers:
 
 def label(method: str) -> str:
     """The method's name on the page."""
-    return "true questions" if method == REFERENCE else LABELS.get(method, method)
+    return "true questions" if method == REFERENCE else LABELS.get(method, method.replace("_", " "))
 
 
 def told(value: float | None, digits: int = 1) -> str:

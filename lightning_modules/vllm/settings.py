@@ -79,7 +79,14 @@ class VLLMSettings:
         return str(Path(found).absolute())
 
 
-def check_vllm(sampler: str, settings: Mapping[str, Any], dtype: str, sampling: Any, devices: Any = 1) -> None:
+def check_vllm(
+    sampler: str,
+    settings: Mapping[str, Any],
+    dtype: str,
+    sampling: Any,
+    devices: Any = 1,
+    quantization: Mapping[str, str | None] | None = None,
+) -> None:
     """Refuse what vLLM cannot do, before any stage runs. It is not started, so wrong ``args`` are told later.
 
     Args:
@@ -88,9 +95,11 @@ def check_vllm(sampler: str, settings: Mapping[str, Any], dtype: str, sampling: 
         dtype: Of the forward passes.
         sampling: ``Sampling`` for every model, or name → its own.
         devices: The trainer's; ``auto`` is told when the stage starts.
+        quantization: Model → ``int8`` or ``nf4``, or None.
 
     Raises:
-        WrongInput: See ``VLLMSettings``; or vLLM has no such dtype or temperature; or there is more than one process.
+        WrongInput: See ``VLLMSettings``; or vLLM has no such dtype or temperature; or there is more than one process;
+            or a model is to be quantised: vLLM has kinds of its own.
     """
     if sampler != "vllm":
         return
@@ -101,6 +110,9 @@ def check_vllm(sampler: str, settings: Mapping[str, Any], dtype: str, sampling: 
         if how.temperature > HOTTEST or 0 < how.temperature < COOLEST:
             mend = f"{COOLEST:g} to {HOTTEST:g}, or 0 for the likeliest token; or set sampler=auto"
             raise WrongInput(f"vLLM does not sample at temperature {how.temperature:g}", "sampling", mend)
+    if held := [name for name, kind in (quantization or {}).items() if kind is not None]:
+        mend = f"stage.NAME.module.quantization.{held[0]}=null (and vLLM's own in vllm.args), or set sampler=auto"
+        raise WrongInput("vLLM does not quantise models as we do", f"sampler, quantization of {held[0]}", mend)
     check_processes(len(devices) if isinstance(devices, list | tuple) else devices)
 
 

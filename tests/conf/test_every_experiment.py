@@ -18,7 +18,8 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes(composed, experiment):
+def test_every_experiment_composes(composed, experiment, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "for a judge that nobody asks here")
     config = composed(f"experiment={experiment}", *NEEDS.get(experiment, []))
     check_config(config)
     for name in config.stages:

@@ -58,6 +58,15 @@ def test_what_vllm_cannot_do_is_refused_of_it_alone(fake, dtype, temperature, de
     check_vllm("auto", {"command": "nowhere"}, dtype, sampling, devices)
 
 
+def test_models_that_we_would_quantise_are_refused(fake):
+    settings, sampling = {"command": str(fake.path)}, Sampling()
+    with pytest.raises(WrongInput, match="quantise") as refused:
+        check_vllm("vllm", settings, "bfloat16", sampling, quantization={"rejected": None, "chosen": "nf4"})
+    assert "stage.NAME.module.quantization.chosen=null" in refused.value.mend
+    check_vllm("vllm", settings, "bfloat16", sampling, quantization={"chosen": None})
+    check_vllm("auto", settings, "bfloat16", sampling, quantization={"chosen": "nf4"})
+
+
 @pytest.mark.parametrize("temperature", [0, 0.01, 2])
 @pytest.mark.parametrize("devices", [1, "auto", [3]])
 def test_what_vllm_can_do_passes(fake, temperature, devices):
