@@ -32,6 +32,7 @@ class Regression(LightningModule):
 
 def fit(module, rows, callbacks, start=None, **settings):
     settings |= {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings |= {"enable_checkpointing": any(isinstance(one, ModelCheckpoint) for one in callbacks)}
     trainer = lightning.Trainer(max_epochs=1, callbacks=callbacks, use_distributed_sampler=False, **settings)
     trainer.fit(module, torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=start, weights_only=True)
     return trainer
