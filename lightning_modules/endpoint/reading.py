@@ -20,11 +20,6 @@ def request_fields(protocol: str) -> dict[str, Any]:
     return {"max_tokens": 1, "temperature": 1.0} | asked
 
 
-def response_logp(protocol: str, answer: object, ids: Sequence[int], prompt_length: int) -> float:
-    """Log-probability of ``ids[prompt_length:]`` given ``ids[:prompt_length]``, summed (nats); see below."""
-    return math.fsum(response_token_logps(protocol, answer, ids, prompt_length))
-
-
 def response_token_logps(protocol: str, answer: object, ids: Sequence[int], prompt_length: int) -> list[float]:
     """Log-probability of each of ``ids[prompt_length:]`` given those before it (nats).
 

@@ -63,39 +63,6 @@ class VLLMSampler(Callback):
         """See ``close``."""
         self.close()
 
-    def serve(
-        self, name: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase, dtype: str, max_new_tokens: int
-    ) -> ServedModel:
-        """Have the named model served, unless it is; the one before it is let go.
-
-        Its log is ``vllm/NAME.log`` in the trainer's folder.
-
-        Raises:
-            WrongInput: See ``served_model``, ``VLLMServer.wait``.
-        """
-        if self._name == name and self._model is not None:
-            return self._model
-        self.close()
-        gc.collect()  # an earlier stage's models are to leave the card to vLLM
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        start, folder = time.monotonic(), self._folder / "vllm"
-        self._name = name
-        try:
-            window = self.settings.max_length + max_new_tokens
-            model = served_model(name, source, tokenizer, dtype, window, self._written())
-            log.info("%s: vLLM loads it → %s", name, folder / f"{name}.log")
-            self._server = VLLMServer(
-                self.settings, model.source, model.tokenizer, dtype, model.window, folder / f"{name}.log"
-            )
-            self._server.wait(self._look)
-        except BaseException:
-            self.close()
-            raise
-        log.info("%s: served by vLLM after %.0f s", name, time.monotonic() - start)
-        self._model = model
-        return model
-
     def answers(
         self,
         name: str,

@@ -1,16 +1,12 @@
 """`trainer=fsdp2` by the command line: stages in two processes on a CPU, and what is refused in one line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-import train
+from tests.conf.command_apart import quickstart
 from tests.conf.test_wrong_inputs import one_line
 from tests.conf.tiny import TINY
 
@@ -19,17 +15,8 @@ STAGES = ["teacher", "teacher_responses", "dsft", "pairs", "scores", "dadpo"]
 
 
 def run(folder, *overrides):
-    done = subprocess.run(
-        [sys.executable, "train.py", "experiment=dadpo_quickstart", *TINY, f"hydra.run.dir={folder}/out", *overrides],
-        cwd=Path(train.__file__).parent,
-        env=os.environ | {"SMOOTHTALK_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "out" / "metrics.json").read_text()), done.stderr
+    err = quickstart(folder, "out", *overrides)
+    return json.loads((folder / "out" / "metrics.json").read_text()), err
 
 
 def read_curve(folder):

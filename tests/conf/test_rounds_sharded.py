@@ -1,15 +1,11 @@
 """Rounds of a policy in shards (``trainer=fsdp2``): the curve of one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import train
-from tests.conf.tiny import TINY
+from tests.conf.command_apart import quickstart
 
 BEFORE = ["teacher", "teacher_responses", "dsft", "pairs"]
 IN_TWO = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2", "batch_size=4"]
@@ -17,17 +13,7 @@ IN_TWO = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2", "batc
 
 def run(folder: Path, name: str, *overrides: str) -> dict[tuple[str, int], dict]:
     """One run; gives what was logged of each step of each round."""
-    settings = ["experiment=dadpo_quickstart", *TINY, f"hydra.run.dir={folder}/{name}", *overrides]
-    done = subprocess.run(
-        [sys.executable, "train.py", *settings],
-        cwd=Path(train.__file__).parent,
-        env=os.environ | {"SMOOTHTALK_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    quickstart(folder, name, *overrides)
     files = [(stage, folder / name / stage / "curve.jsonl") for stage in ("dadpo_1", "dadpo")]
     rows = [(stage, json.loads(line)) for stage, path in files if path.exists() for line in path.open()]
     return {(stage, row["step"]): row for stage, row in rows}

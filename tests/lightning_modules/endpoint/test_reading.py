@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_modules.endpoint.reading import NO_PROBABILITY, response_logp
+from lightning_modules.endpoint.reading import NO_PROBABILITY, response_token_logps
 
 IDS = [5, 7, 7, 9, 2]
 NAMED = [None] + [{str(token): {"logprob": -float(i)}, "0": {"logprob": -0.1}} for i, token in enumerate(IDS) if i]
@@ -19,12 +19,17 @@ def echoed(listed, **usage):
     return {"choices": [{"logprobs": {"token_logprobs": listed}}]} | ({"usage": usage} if usage else {})
 
 
-@pytest.mark.parametrize(("prompt_length", "expected"), [(1, -10.0), (3, -7.0), (4, -4.0), (5, 0.0)])
-def test_the_responses_tokens_are_summed_and_no_others(prompt_length, expected):
-    assert response_logp("prompt_logprobs", named(NAMED), IDS, prompt_length) == expected
-    assert response_logp("echo", echoed(ECHOED), IDS, prompt_length) == expected
-    assert response_logp("echo", echoed(ECHOED, prompt_tokens=5), IDS, prompt_length) == expected
-    assert response_logp("echo", echoed(ECHOED[:-1], prompt_tokens=5), IDS, prompt_length) == expected
+OF_TOKENS = [-1.0, -2.0, -3.0, -4.0]
+"""Of the second token on; the first has none."""
+
+
+@pytest.mark.parametrize("prompt_length", [1, 3, 4, 5])
+def test_the_responses_tokens_are_read_and_no_others(prompt_length):
+    expected = OF_TOKENS[prompt_length - 1 :]
+    assert response_token_logps("prompt_logprobs", named(NAMED), IDS, prompt_length) == expected
+    assert response_token_logps("echo", echoed(ECHOED), IDS, prompt_length) == expected
+    assert response_token_logps("echo", echoed(ECHOED, prompt_tokens=5), IDS, prompt_length) == expected
+    assert response_token_logps("echo", echoed(ECHOED[:-1], prompt_tokens=5), IDS, prompt_length) == expected
 
 
 def changed(place, entry):
@@ -56,4 +61,4 @@ WRONG = {
 def test_what_cannot_be_a_score_of_these_tokens_is_none(case):
     protocol, answer, said = WRONG[case]
     with pytest.raises(ValueError, match=said):
-        response_logp(protocol, answer, IDS, 3)
+        response_token_logps(protocol, answer, IDS, 3)
