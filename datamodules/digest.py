@@ -25,6 +25,11 @@ def text_digest(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def text_share(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int(text_digest(text)[:12], 16) / 2**48
+
+
 def data_digest(value: Any) -> str:
     """Hex digest of JSON-like data, independent of the order of keys."""
     return text_digest(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))

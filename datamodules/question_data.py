@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import Example
-from datamodules.digest import text_digest
+from datamodules.digest import text_share
 from datamodules.pairs import RowSource
 from datamodules.question_encoding import QuestionEncoder
 from datamodules.question_rows import read_examples
@@ -98,14 +98,9 @@ class QuestionData(LightningDataModule, ABC):
 
     def _split(self) -> None:
         """Hold out whole passages, by their text alone."""
-        held_out = [passage_share(example.context) < self.val_fraction for example in self.train_examples]
+        held_out = [text_share(example.context) < self.val_fraction for example in self.train_examples]
         if all(held_out):  # a handful of passages may all fall on one side
             return
         both = list(zip(self.train_examples, held_out, strict=True))
         self.train_examples = [example for example, held in both if not held]
         self.val_examples = [example for example, held in both if held]
-
-
-def passage_share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int(text_digest(text)[:12], 16) / 2**48

@@ -6,8 +6,9 @@ styled     ``left <hl> answer <hl> right <sep> template </s>``
 qa         ``passage <sep> question </s>``
 ========== ====================================================
 
-What is too long loses tokens at the outer ends of the passage, so that the answer keeps its surroundings. The answer,
-the template and the question are never cut.
+What is too long loses tokens at the outer ends of the passage, so that the answer keeps its surroundings: a marked
+passage is cut evenly around its answer; one that a question is asked about is cut so that the answer stands anywhere.
+The answer, the template and the question are never cut.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import Example
+from datamodules.digest import text_share
 from datamodules.question_tokens import HIGHLIGHT, SEPARATOR, check_question_tokens
 from datamodules.templates.words import with_masks
 from datamodules.wrong_input import WrongInput
 
 KNOWN_TEXTS = 4096
 """How many texts an encoder remembers the ids of."""
+_AS_TEXT: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 class Source(NamedTuple):
@@ -48,6 +51,12 @@ class QuestionEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
         check_question_tokens(tokenizer)
+        if not tokenizer.is_fast:
+            raise WrongInput(
+                f"a {type(tokenizer).__name__} does not say where its tokens stand in a text",
+                f"tokenizer {tokenizer.name_or_path}".strip(),
+                "use a fast tokenizer, one with a tokenizer.json",
+            )
         self.tokenizer, self.max_length = tokenizer, max_length
         vocabulary = tokenizer.get_vocab()
         self._highlight, self._separator = vocabulary[HIGHLIGHT], vocabulary[SEPARATOR]
@@ -77,8 +86,8 @@ class QuestionEncoder:
         Args:
             context: The passage.
             question: The question.
-            answer_span: Offsets of the characters that a cut passage is to keep and to be cut around; None keeps the
-                passage's beginning.
+            answer_span: Offsets of the characters that a cut passage is to keep, and that it tells nothing else about;
+                None keeps the passage's beginning.
 
         Raises:
             WrongInput: The question, with what the span holds, is longer than ``max_length``.
@@ -94,10 +103,21 @@ class QuestionEncoder:
         return self._fitted(example.context, (start, end), answer, [*tail, self._end], example.id)
 
     def asked(self, context: str, question: str, answer_span: tuple[int, int] | None = None, place: str = "") -> Source:
-        """As ``qa``, with the number of tokens that were cut; ``place`` names the row in messages."""
-        start, end = answer_span or (0, 0)
-        tail = [self._separator, *self._text(question), self._end]
-        return self._fitted(context, (start, end), self._text(f" {context[start:end]}"), tail, place or question)
+        """As ``qa``, with the number of tokens that were cut; ``place`` names the row in messages.
+
+        Nothing but the words tells where the answer is. The passage is tokenised as a whole: a piece that begins at
+        the span would be spelt as the beginning of a text ("▁," for ","). And a passage that is cut has the answer
+        anywhere, by a number drawn from the passage, for the middle of the input would give it away.
+        """
+        passage, tail = self._text(context), [self._separator, *self._text(question), self._end]
+        room = self.max_length - len(tail)
+        if len(passage) <= room:
+            return Source([*passage, *tail], 0)
+        first, last = self._tokens_within(context, answer_span) if answer_span else (0, 0)
+        self._check_room(last - first + len(tail), place or question)
+        earliest, latest = max(0, last - room), min(first, len(passage) - room)
+        start = earliest + int(text_share(f"{first} {context}") * (latest - earliest + 1))
+        return Source([*passage[start : start + room], *tail], len(passage) - room)
 
     def target(self, text: str, max_length: int) -> Source:
         """A question or an answer to be written, cut at its end where it is too long; it always ends."""
@@ -107,18 +127,32 @@ class QuestionEncoder:
 
     def _fitted(self, context: str, span: tuple[int, int], kept: Sequence[int], tail: list[int], place: str) -> Source:
         """``left kept right tail``, of which left and right give way, the longer of them first."""
+        self._check_room(len(kept) + len(tail), place)
         room = self.max_length - len(kept) - len(tail)
-        if room < 0:
-            raise WrongInput(
-                f"what must not be cut has {len(kept) + len(tail)} tokens and the maximum is {self.max_length}",
-                place,
-                "raise max_length= or drop the row",
-            )
         left, right = self._text(context[: span[0]].rstrip()), self._text(context[span[1] :])
         from_left = min(len(left), max(room // 2, room - len(right)))
         from_right = min(len(right), room - from_left)
         ids = [*left[len(left) - from_left :], *kept, *right[:from_right], *tail]
         return Source(ids, len(left) + len(right) - from_left - from_right)
+
+    def _check_room(self, tokens: int, place: str) -> None:
+        if tokens > self.max_length:
+            raise WrongInput(
+                f"what must not be cut has {tokens} tokens and the maximum is {self.max_length}",
+                place,
+                "raise max_length= or drop the row",
+            )
+
+    def _tokens_within(self, text: str, span: tuple[int, int]) -> tuple[int, int]:
+        """Which of the text's tokens have a part in the span: the first of them, and the one behind the last."""
+        written = self.tokenizer(text, **_AS_TEXT, return_offsets_mapping=True)
+        offsets = [
+            place
+            for token, place in zip(written["input_ids"], written["offset_mapping"], strict=True)
+            if token not in self._reserved
+        ]
+        within = [n for n, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+        return (within[0], within[-1] + 1) if within else (0, 0)
 
     def _text(self, text: str) -> tuple[int, ...]:
         """Ids of text that was written by others: what looks like a special token in it is no special token.
@@ -135,5 +169,4 @@ class QuestionEncoder:
         return known
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
-        settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not special, "verbose": False}
-        return list(self.tokenizer(text, **settings)["input_ids"])
+        return list(self.tokenizer(text, **_AS_TEXT | {"split_special_tokens": not special})["input_ids"])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from datamodules.pairs import RowSource
-from datamodules.question_data import passage_share
+from datamodules.digest import text_share
 from datamodules.question_rows import read_examples
 from datamodules.wrong_input import WrongInput
 
@@ -27,7 +27,7 @@ def part_of(data: RowSource, part: Literal["train", "test"], test_share: float) 
         raise WrongInput(f"part {part!r} with a share of {test_share}", "test_share", "at least 0, below 1")
     kept = 0
     for example in read_examples(data).examples:
-        if (passage_share(example.context) >= 1 - test_share) == (part == "test"):
+        if (text_share(example.context) >= 1 - test_share) == (part == "test"):
             kept += 1
             yield example._asdict()
     if not kept:

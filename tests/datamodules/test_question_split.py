@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.almanac import passages
-from datamodules.question_data import passage_share
+from datamodules.digest import text_share
 from datamodules.question_split import part_of
 from datamodules.wrong_input import WrongInput
 
@@ -21,7 +21,7 @@ def test_the_two_parts_are_the_whole_and_share_no_passage(share):
 
 def test_development_passages_are_not_of_the_test():
     test = list(part_of(ROWS, "test", 0.3))
-    assert min(passage_share(row["context"]) for row in test) >= 0.7  # development ones lie below their own share
+    assert min(text_share(row["context"]) for row in test) >= 0.7  # development ones lie below their own share
 
 
 def test_all_questions_on_a_passage_are_in_one_part():
