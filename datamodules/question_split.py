@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from datamodules.pairs import RowSource
 from datamodules.digest import text_share
+from datamodules.pairs import RowSource
 from datamodules.question_rows import read_examples
 from datamodules.wrong_input import WrongInput
 
