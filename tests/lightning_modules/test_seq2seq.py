@@ -132,7 +132,32 @@ def test_a_copying_start_sees_the_neighbours_of_a_token(t5_fields, tokenizer):
                 assert bias[head, query].argmax() == query + offset[head]
 
 
+def test_a_binding_start_finds_the_same_token_elsewhere_and_what_is_near(t5_fields, tokenizer):
+    torch.manual_seed(0)
+    fields = t5_fields | {"d_model": 96, "d_kv": 16, "num_heads": 6, "num_layers": 2, "initialisation": "binding"}
+    model = build_seq2seq_model(fields, tokenizer).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.arange(100, 140)
+    ids[[3, 30]] = 500
+    with torch.no_grad():
+        layers = model.encoder(input_ids=ids[None], output_attentions=True).attentions
+    assert layers[0][0, 2, 3].argmax() == 30
+    assert layers[0][0, 2, 30].argmax() == 3
+    assert layers[0][0, 2, [3, 30], [30, 3]].min() > 0.5
+    assert layers[0][0, 2, 10].max() < 0.3  # what stands here alone finds nothing
+    before, behind = layers[0][0, 3], layers[0][0, 4]
+    assert before.triu(1).max() < 0.01
+    assert behind[:-1].tril().max() < 0.01  # the last token has nothing behind it
+    assert before[20, 20] > before[20, 14] > before[20, 4]
+    assert behind[20, 21] > behind[20, 26] > behind[20, 36]
+    same = [layer.layer[0].SelfAttention for layer in model.encoder.block]
+    for attention in same:  # in every layer
+        torch.testing.assert_close(attention.q.weight[32:48], attention.k.weight[32:48] / 2)
+
+
 def test_starts_that_are_refused(t5_fields, tokenizer):
+    with pytest.raises(WrongInput, match="needs 5 heads, and the model has 2"):
+        build_seq2seq_model(t5_fields | {"num_heads": 2, "initialisation": "binding"}, tokenizer)
     with pytest.raises(WrongInput, match="unknown initialisation 'identity'"):
         build_seq2seq_model(t5_fields | {"initialisation": "identity"}, tokenizer)
     with pytest.raises(WrongInput, match="BartForConditionalGeneration has no copying start"):
