@@ -30,6 +30,7 @@ class QuestionData(LightningDataModule, ABC):
         max_length: Tokens of an input; longer passages are cut around the answer, and counted.
         val_fraction: Share of the passages held out, with all their questions, where there is no ``val_data``.
         seed: Of the training order, and of all other draws.
+        sort_window: Steps whose rows are sorted by length among them; see ``ResumableBatchSampler``.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class QuestionData(LightningDataModule, ABC):
         max_length: int = 512,
         val_fraction: float = 0.05,
         seed: int = 0,
+        sort_window: int = 1,
     ):
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -49,6 +51,7 @@ class QuestionData(LightningDataModule, ABC):
         self.data, self.val_data, self.tokenizer = data, val_data, tokenizer
         self.encoder = QuestionEncoder(tokenizer, max_length)
         self.batch_size, self.val_fraction, self.seed = batch_size, val_fraction, seed
+        self.sort_window = sort_window
         self.train_examples: list[Example] = []
         self.val_examples: list[Example] = []
         self.train_rows: list[Any] = []
@@ -64,6 +67,10 @@ class QuestionData(LightningDataModule, ABC):
     def collate(self) -> Callable[[list[Any]], Any]:
         """From rows to a batch."""
 
+    def length(self, row: Any) -> int:
+        """Tokens of a row: what batches are sorted by."""
+        return len(row.source)
+
     def setup(self, stage: str) -> None:
         """Read, split and encode."""
         if self.train_rows:
@@ -78,7 +85,9 @@ class QuestionData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled rows; in the middle of an epoch after a resumed checkpoint."""
-        sampler = training_sampler(self.trainer, len(self.train_rows), self.batch_size, self.seed)
+        lengths = [self.length(row) for row in self.train_rows]
+        order = {"lengths": lengths, "window": self.sort_window}
+        sampler = training_sampler(self.trainer, len(self.train_rows), self.batch_size, self.seed, **order)
         return DataLoader(self.train_rows, batch_sampler=sampler, collate_fn=self.collate)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader | list:

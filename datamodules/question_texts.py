@@ -25,6 +25,10 @@ class QuestionTextDataModule(QuestionData):
         """From rows to a ``TokenBatch``."""
         return partial(collate_encoded, pad_id=pad_id_of(self.tokenizer))
 
+    def length(self, row: EncodedResponse) -> int:
+        """Tokens of a question."""
+        return len(row.ids)
+
     def encode(self, examples: Sequence[Example], *, training: bool) -> list[EncodedResponse]:
         """Token ids, the first of which is the prompt."""
         end = [self.tokenizer.eos_token_id]
