@@ -121,6 +121,24 @@ def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path
     assert [name for name in before if before[name] != after[name]] == ["rl"]
 
 
+def test_longer_passages_are_learnt_after_short_ones(tmp_path):
+    """``rast_passages``: generator and judge go on from what one-sentence passages taught them."""
+    stages = ["vanilla_short", "vanilla", "judge_short", "judge_qa"]
+    few = ["short_steps=2", "vanilla_steps=1", "judge_qa_steps=1", "world.short.count=16", "world.train.count=16"]
+    still = ["vanilla_lr=1e-9", "judge_qa_lr=1e-9"]
+    settings = [*TINY_RAST, *few, *still, f"stages=[{','.join(stages)}]"]
+    run_in(tmp_path, *settings, experiment="rast_passages")
+    made = {
+        name: AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "rast_passages" / name / "model").state_dict()
+        for name in stages
+    }
+    assert sum("decoder.block.1." in name for name in made["vanilla"]) > 0
+    for short, long in (stages[:2], stages[2:]):
+        for name, weight in made[short].items():
+            torch.testing.assert_close(made[long][name], weight, atol=1e-6, rtol=0)
+    assert not made["vanilla"]["shared.weight"].equal(made["judge_qa"]["shared.weight"])
+
+
 def test_fluency_is_read_in_the_tokens_that_its_model_has_learnt(quickstart, rows):
     folder, metrics, _ = quickstart
     tokenizer = AutoTokenizer.from_pretrained(folder / "vanilla" / "model")

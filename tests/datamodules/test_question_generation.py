@@ -10,6 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from datamodules.almanac import almanac_question_tokenizer, passages
 from datamodules.batches import Example, QuestionBatch, Seq2SeqBatch
 from datamodules.question_generation import QuestionGenerationDataModule
+from datamodules.question_texts import QuestionTextDataModule
 from datamodules.style_transfer import StyleTransferDataModule
 from datamodules.templates import BankTemplate, Noise, TemplateBank, TemplateExtractor, build_bank
 from datamodules.wrong_input import WrongInput
@@ -142,6 +143,20 @@ def test_ranks_share_an_epoch_and_go_on_where_they_stopped():
     assert len({text for batch in (*first, *second) for text in batch}) == 40
     assert places(0, 2) == first[2:]
     assert places(0, 5) != first  # the next epoch has an order of its own
+
+
+def test_rows_of_like_length_share_a_batch_where_they_are_sorted():
+    rows = list(passages(0, "train", 96, 4, fewest=1))
+    spread = {}
+    for window in (1, 6):
+        data = made(rows, batch_size=8, sort_window=window)
+        lengths = [batch.attention_mask.sum(1) for batch in data.train_dataloader()]
+        assert sorted(torch.cat(lengths).tolist()) == sorted(len(row.source) for row in data.train_rows)
+        spread[window] = sum((found.max() - found.min()).item() for found in lengths) / len(lengths)
+    assert spread[6] < spread[1] / 3
+    texts = QuestionTextDataModule(rows, TOKENIZER, val_fraction=0, batch_size=8, sort_window=6)
+    texts.setup("fit")
+    assert sum(len(batch.input_ids) for batch in texts.train_dataloader()) == 96
 
 
 def test_all_questions_on_a_passage_are_held_out_together():
