@@ -6,6 +6,8 @@ from typing import Protocol
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from callbacks.best_weights import BestWeights
+
 
 class Exporting(Protocol):
     """What is asked of the module."""
@@ -16,7 +18,7 @@ class Exporting(Protocol):
 
 
 class ExportCallback(Callback):
-    """Exports the module when training has ended.
+    """Exports the module when training has ended: its best weights where ``BestWeights`` has kept them.
 
     Args:
         folder: Written aside, then renamed.
@@ -27,6 +29,9 @@ class ExportCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder, on one rank."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, BestWeights):
+                callback.take(trainer, pl_module)
         sharded = isinstance(trainer.strategy, ModelParallelStrategy)
         if trainer.is_global_zero or sharded:
             module: Exporting = pl_module  # type: ignore[assignment]
