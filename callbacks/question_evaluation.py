@@ -23,8 +23,8 @@ class QuestionEvaluation(Callback):
     ``reference/NAME``: what they come to under the same judge is what the methods can hope for.
 
     Writes ``questions.jsonl``: a row a passage, ``{"id", "context", "answer", "answer_start", "reference", "methods":
-    {METHOD: [{"question", "template", "score", "retrieval_score", "cluster", "rewards", "answered"}, …]}}``, and
-    where likelihoods are known, also ``logp`` and ``tokens`` of each question.
+    {METHOD: [{"question", "template", "template_id", "score", "retrieval_score", "cluster", "rewards", "answered"},
+    …]}}``, and where likelihoods are known, also ``logp`` and ``tokens`` of each question.
 
     Args:
         questions: Folder, or folders, with ``NAME.jsonl`` of each method.

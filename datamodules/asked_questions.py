@@ -136,7 +136,8 @@ def asked_rows(questions: str | Sequence[str], methods: Sequence[str]) -> dict[s
         WrongInput: A method has asked nothing.
     """
     rows = {name: find_log(questions, name).read() for name in methods}
-    asked = {"template": None, "score": 0.0, "retrieval_score": None, "cluster": None, "rewards": {}}
+    nothing = dict.fromkeys(("template", "template_id", "retrieval_score", "cluster"))
+    asked = nothing | {"score": 0.0, "rewards": {}}
     first = next(iter(rows.values()), {})
     true = {p: row | {"questions": [{"question": row["reference"], **asked}]} for p, row in first.items()}
     return rows | {REFERENCE: {place: row for place, row in true.items() if row["reference"]}}

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.batches import Example
 from datamodules.digest import text_share
 from datamodules.question_tokens import HIGHLIGHT, SEPARATOR, check_question_tokens
-from datamodules.templates.words import with_masks
+from datamodules.templates.words import MASK, with_masks
 from datamodules.wrong_input import WrongInput
 
 KNOWN_TEXTS = 4096
@@ -62,6 +62,9 @@ class QuestionEncoder:
         self._highlight, self._separator = vocabulary[HIGHLIGHT], vocabulary[SEPARATOR]
         self._end, self.pad_id = vocabulary[str(tokenizer.eos_token)], vocabulary[str(tokenizer.pad_token)]
         self._reserved = (self._end, self.pad_id)
+        self._mask = vocabulary[MASK]
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._no_template = frozenset(special - {self._mask, tokenizer.unk_token_id})
         self._known: dict[str, tuple[int, ...]] = {}
 
     def passage(self, example: Example) -> list[int]:
@@ -99,7 +102,7 @@ class QuestionEncoder:
         start, end = example.answer_start, example.answer_start + len(example.answer)
         answer = [self._highlight, *self._text(f" {example.context[start:end]}"), self._highlight]
         written = with_masks(template)
-        tail = [self._separator, *self._ids(written)] if written else []
+        tail = [self._separator, *self._template(written)] if written else []
         return self._fitted(example.context, (start, end), answer, [*tail, self._end], example.id)
 
     def asked(self, context: str, question: str, answer_span: tuple[int, int] | None = None, place: str = "") -> Source:
@@ -153,6 +156,14 @@ class QuestionEncoder:
         ]
         within = [n for n, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
         return (within[0], within[-1] + 1) if within else (0, 0)
+
+    def _template(self, written: str) -> list[int]:
+        """Ids of a template, in which only a mask is special: users write templates too, and what they like."""
+        ids = self._ids(written)
+        if self._no_template.isdisjoint(ids):
+            return ids
+        first, *others = (self._text(piece) for piece in written.split(MASK))
+        return [*first, *(token for piece in others for token in (self._mask, *piece))]
 
     def _text(self, text: str) -> tuple[int, ...]:
         """Ids of text that was written by others: what looks like a special token in it is no special token.

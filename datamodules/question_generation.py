@@ -72,6 +72,8 @@ class QuestionGenerationDataModule(QuestionData):
         **settings,
     ):
         super().__init__(data, tokenizer, **settings)
+        if max_target_length < 1:
+            raise WrongInput(f"{max_target_length} tokens of a target", "max_new_tokens", "1 or more")
         if task not in ("vanilla", "style", "qa"):
             raise WrongInput(f"there is no task {task!r}", "task", "choose vanilla, style or qa")
         if task != "style" and (spacy_pipeline is not None or noise is not None):

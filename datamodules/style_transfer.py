@@ -16,8 +16,7 @@ from datamodules.collate import collate_questions
 from datamodules.pairs import RowSource
 from datamodules.question_data import QuestionData
 from datamodules.templates import TemplateBank, TemplateExtractor, open_bank
-from datamodules.templates.opening import extract_examples
-from datamodules.wrong_input import WrongInput
+from datamodules.templates.opening import check_pipeline, own_templates
 
 
 class EncodedPassage(NamedTuple):
@@ -61,12 +60,7 @@ class StyleTransferDataModule(QuestionData):
         self.predict_data = predict_data
         self.extractor = TemplateExtractor(spacy_pipeline)
         self.bank = bank if isinstance(bank, TemplateBank) else open_bank(bank, self.extractor)
-        if (made_with := self.bank.settings.get("spacy_pipeline")) != spacy_pipeline:
-            raise WrongInput(
-                f"the bank was made with the spaCy pipeline {made_with} and not {spacy_pipeline}",
-                "bank, spacy_pipeline",
-                "set the same, or make the bank again: own templates could not be found in it",
-            )
+        check_pipeline(self.bank, self.extractor)
         self.predict_rows: list[EncodedPassage] = []
 
     def setup(self, stage: str) -> None:
@@ -99,7 +93,7 @@ class StyleTransferDataModule(QuestionData):
 
     def encode(self, examples: Sequence[Example], *, training: bool) -> list[EncodedPassage]:
         """Marked passages with their own templates' numbers."""
-        own = self._own_templates(examples)
+        own = own_templates(self.bank, examples, self.extractor)
         sources = (self.encoder.marked(example) for example in examples)
         return [
             EncodedPassage(example, np.asarray(source.ids, dtype=np.int32), number, source.cut > 0)
@@ -109,12 +103,6 @@ class StyleTransferDataModule(QuestionData):
     def predict_dataloader(self) -> DataLoader | list:
         """Rows to ask about, in order."""
         return self._in_order(self.predict_rows)
-
-    def _own_templates(self, examples: Sequence[Example]) -> list[int]:
-        """Looked for as the bank was made: with passages, or (a user's file of questions) without."""
-        passages = self.bank.settings.get("passages", True)
-        extracted = extract_examples(examples, self.extractor, passages=passages)
-        return self.bank.standing_for([one.template for one in extracted])
 
 
 def _collate(rows: list[EncodedPassage], pad_id: int) -> QuestionBatch:

@@ -17,6 +17,7 @@ from callbacks.report.question_numbers import (
     told_bounds,
     with_sign,
 )
+from callbacks.report.question_samples import last_samples
 from callbacks.report.run_files import RunFiles
 
 
@@ -27,9 +28,9 @@ def write_question_report(run_dir: Path, metrics: Mapping[str, float], config_ya
     the page instead of ending the run.
 
     Args:
-        run_dir: The run's folder, with ``STAGE/curve.jsonl`` and ``evaluate/questions.jsonl`` where those stages ran:
-            a row a passage, ``{"id", "context", "answer", "answer_start", "reference", "methods": {METHOD:
-            [{"question", "template", "score", "answered", …}, …]}}``, null for what there is not.
+        run_dir: The run's folder, with ``STAGE/curve.jsonl``, ``rl/samples.jsonl`` and ``evaluate/questions.jsonl``
+            where those stages ran: the last a row a passage, ``{"id", "context", "answer", "answer_start", "reference",
+            "methods": {METHOD: [{"question", "template", "score", "answered", …}, …]}}``, null for what there is not.
         metrics: The run's flat metrics, see ``QuestionNumbers``.
         config_yaml: The resolved config.
 
@@ -48,6 +49,7 @@ def write_question_report(run_dir: Path, metrics: Mapping[str, float], config_ya
             lambda: what_to_know(numbers, rows),
             lambda: side_by_side(rows),
             lambda: sections.training(curves),
+            lambda: last_samples(files.samples()),
         ]
     )
     shown += unread(numbers.notes + files.notes + broken)

@@ -72,6 +72,15 @@ class RunFiles:
                 self._note(path, f"the row {row.get('id', '?')!r} lacks `context` or questions in `methods`")
         return whole
 
+    def samples(self) -> list[dict[str, Any]]:
+        """Rows of ``rl/samples.jsonl`` with a question."""
+        path = self.run_dir / "rl" / "samples.jsonl"
+        rows = list(self._rows(path))
+        for row in rows:
+            if not _is_question(row):
+                self._note(path, f"the row of {row.get('example', '?')!r} lacks `question`")
+        return [row for row in rows if _is_question(row)]
+
     def target_margins(self) -> dict[str, Any]:
         """``dadpo/target_margin.json`` with its finite ``values``, or nothing."""
         path = self.run_dir / "dadpo" / "target_margin.json"

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from datamodules.responses import write_jsonl
 from datamodules.rows import read_rows
 from datamodules.templates.near_duplicates import NearDuplicates
-from datamodules.templates.words import template_words, with_masks
+from datamodules.templates.words import MASK, template_words, with_masks
 from datamodules.wrong_input import WrongInput
 
 KIND = "template bank"
 LARGEST_SIMILARITY = 0.6
+_LINES_BEFORE = 2  # the line of settings; and lines are counted from 1
 
 
 class BankTemplate(NamedTuple):
@@ -41,6 +42,9 @@ class TemplateBank:
         largest_similarity: Greatest word-Jaccard similarity of two templates, in [0, 1); of more similar ones the
             first is kept.
         settings: Of the extraction, kept with the bank.
+
+    Attributes:
+        dropped_lines: Of the text file that it was made of: how many made no template.
     """
 
     def __init__(self, largest_similarity: float = LARGEST_SIMILARITY, settings: dict[str, Any] | None = None):
@@ -48,6 +52,8 @@ class TemplateBank:
             raise WrongInput(f"largest similarity {largest_similarity}", "bank", "at least 0, below 1")
         self.templates: list[BankTemplate] = []
         self.settings = dict(settings or {})
+        self.dropped_lines = 0
+        self._texts: list[str] = []
         self._near = NearDuplicates(largest_similarity)
         self._numbers: dict[str, int] = {}
 
@@ -60,9 +66,9 @@ class TemplateBank:
         return self._near.threshold
 
     @property
-    def texts(self) -> list[str]:
-        """The templates themselves, by number."""
-        return [template.text for template in self.templates]
+    def texts(self) -> Sequence[str]:
+        """The templates themselves, by number: always the same list, which costs nothing to ask for."""
+        return self._texts
 
     def add(self, templates: Iterable[BankTemplate]) -> Added:
         """Put in what is not there yet, in order; what is there already stays as it is, with its number."""
@@ -103,6 +109,9 @@ class TemplateBank:
     def load(cls, path: str | Path) -> "TemplateBank":
         """Read what ``save`` wrote; numbers stay what they were.
 
+        A template without a mask is one where it was made of a question, whose words are none of the passage's; in a
+        file that nothing was extracted for, it is a mask forgotten.
+
         Raises:
             WrongInput: It is no bank, or a line of it is no template.
         """
@@ -113,14 +122,24 @@ class TemplateBank:
                 "the file is no bank of templates", str(path), "give one that was saved as such, or a .txt"
             )
         bank = cls(float(head.fields.get("largest_similarity", LARGEST_SIMILARITY)), head.fields.get("settings"))
+        extracted = bool(bank.settings)
         for row in rows:
             text, source = row.fields.get("template"), row.fields.get("source")
             if not isinstance(text, str) or not isinstance(source, str) or not template_words(text):
                 raise WrongInput("the row is no template", row.place, 'each is {"template": …, "source": …}')
-            bank._put(BankTemplate(with_masks(text), source))
+            written = with_masks(text)
+            if MASK not in written and not extracted:
+                raise WrongInput("the template has no mask", row.place, f"write {MASK} for its content")
+            bank._put(BankTemplate(written, source))
         return bank
 
     def _put(self, template: BankTemplate) -> None:
         self._numbers.setdefault(template.text.lower(), len(self.templates))
         self.templates.append(template)
+        self._texts.append(template.text)
         self._near.add(template_words(template.text))
+
+
+def line_of(number: int) -> int:
+    """On which line of a saved bank the template of that number stands, as an editor shows it."""
+    return number + _LINES_BEFORE

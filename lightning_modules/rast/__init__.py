@@ -6,7 +6,7 @@ from lightning_modules.rast.methods import Plain, Styled
 from lightning_modules.rast.module import RASTModule
 from lightning_modules.rast.retriever import StyleRetriever
 from lightning_modules.rast.rewards import Diversity, consistency
-from lightning_modules.rast.settings import check_rl
+from lightning_modules.rast.settings import check_asking, check_methods, check_rl
 
 __all__ = [
     "AskingModule",
@@ -16,6 +16,8 @@ __all__ = [
     "StyleRetriever",
     "Styled",
     "beam_search",
+    "check_asking",
+    "check_methods",
     "check_rl",
     "consistency",
     "diverse_beam_search",

@@ -23,6 +23,8 @@ class Question(NamedTuple):
     question: str
     template: str | None
     """None: asked without one."""
+    template_number: int | None
+    """Its position in the bank."""
     score: float
     """Mean token log-probability (nats) of the generator, plus the retrieval score where there is one."""
     retrieval_score: float | None
@@ -54,6 +56,7 @@ def marked(
             Question(
                 draft.texts[place],
                 draft.templates[place],
+                draft.template_numbers[place],
                 draft.logps[place] + (retrieval or 0.0),
                 retrieval,
                 draft.clusters[place],

@@ -27,6 +27,8 @@ class Draft(NamedTuple):
     texts: list[str]
     logps: list[float]
     templates: list[str | None]
+    template_numbers: list[int | None]
+    """Positions in the bank."""
     retrieval_scores: list[float | None]
     clusters: list[int | None]
 
@@ -66,7 +68,7 @@ class Plain:
             logps = mean_logps(model, questioner.tokenizer, encoded.repeated(count), written.labels)
             rows = [row for row in range(len(batch.examples)) for _ in range(count)]
             nothing: list[Any] = [None] * len(rows)
-            return Draft(rows, written.texts, logps.tolist(), nothing, nothing, nothing)
+            return Draft(rows, written.texts, logps.tolist(), nothing, nothing, nothing, nothing)
 
         return ask
 
@@ -125,6 +127,7 @@ def ask_styled(
     chosen = retriever.best(queries, batch.own_template, count - 1) if count > 1 else [[] for _ in queries]
     rows = [row for row, styles in enumerate(chosen) for _ in range(1 + len(styles))]
     templates: list[str | None] = [t for styles in chosen for t in (None, *(one.template for one in styles))]
+    numbers: list[int | None] = [n for styles in chosen for n in (None, *(one.number for one in styles))]
     scores: list[float | None] = [s for styles in chosen for s in (no_template_score, *(one.score for one in styles))]
     clusters: list[int | None] = [c for styles in chosen for c in (None, *(one.cluster for one in styles))]
     examples = [batch.examples[row] for row in rows]
@@ -132,4 +135,4 @@ def ask_styled(
     encoded = encode(model, sources, questioner.pad_id)
     written = write(model, questioner.tokenizer, encoded, questioner.greedily)
     logps = mean_logps(model, questioner.tokenizer, encoded, written.labels)
-    return Draft(rows, written.texts, logps.tolist(), templates, scores, clusters)
+    return Draft(rows, written.texts, logps.tolist(), templates, numbers, scores, clusters)

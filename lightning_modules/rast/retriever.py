@@ -177,15 +177,15 @@ class StyleRetriever(nn.Module):
             WrongInput: The bank is empty, or the clustering does not keep to its contract.
         """
         found = self.retrieve(queries, own)
-        rows, scores = self._texts(found), found.scores.detach().tolist()
+        rows, scores, numbers = self._texts(found), found.scores.detach().tolist(), found.positions.tolist()
         labels = self._labels(rows, count) or [list(range(len(row))) for row in rows]
         try:
             chosen = [best_of_clusters(marks, len(row), count) for row, marks in zip(rows, labels, strict=True)]
         except ValueError as error:
             raise WrongInput(str(error), "cluster", "give at most K labels, one a template") from error
         return [
-            [Style(row[place], products[place], cluster) for place, cluster in places]
-            for row, products, places in zip(rows, scores, chosen, strict=True)
+            [Style(row[place], positions[place], products[place], cluster) for place, cluster in places]
+            for row, positions, products, places in zip(rows, numbers, scores, chosen, strict=True)
         ]
 
     def _texts(self, found: Candidates) -> list[list[str]]:

@@ -35,6 +35,8 @@ class Style(NamedTuple):
     """One template that was chosen for a query."""
 
     template: str
+    number: int
+    """Its position in the bank."""
     score: float
     """Inner product with the query, in [-1, 1]."""
     cluster: int

@@ -7,6 +7,25 @@ from torch import Tensor
 
 from datamodules.wrong_input import WrongInput
 
+_USUAL_WIDTHS = (768, 840)
+"""Between them divisible by all numbers of parts that product quantisers commonly have."""
+
+
+def check_index(factory: str | None) -> None:
+    """Pass what FAISS could make an index of, for vectors of one width or another.
+
+    Raises:
+        WrongInput: FAISS is not installed, or knows no such index.
+    """
+    refused: list[WrongInput] = []
+    for width in _USUAL_WIDTHS if factory is not None else ():
+        try:
+            _faiss_index(width, str(factory))
+        except WrongInput as error:
+            refused.append(error)
+    if len(refused) == len(_USUAL_WIDTHS):
+        raise refused[0]
+
 
 class TemplateIndex:
     """Vectors of a bank, and the search in them. Grows without being built anew.

@@ -66,7 +66,8 @@ def test_metrics_hold_what_is_promised(quickstart):
 
 
 def test_every_passage_has_every_methods_questions(rows, quickstart):
-    bank = set(TemplateBank.load(quickstart[0] / "templates" / "bank.jsonl").texts)
+    file = quickstart[0] / "templates" / "bank.jsonl"
+    bank, lines = set(TemplateBank.load(file).texts), file.read_text().splitlines()
     assert len(rows) == 6
     for row in rows:
         assert row.keys() == {"id", "context", "answer", "answer_start", "reference", "methods"}
@@ -75,18 +76,20 @@ def test_every_passage_has_every_methods_questions(rows, quickstart):
         for method, questions in row["methods"].items():
             assert len(questions) == 5
             for question in questions:
-                keys = {"question", "template", "score", "retrieval_score", "cluster", "rewards", "answered"}
-                assert question.keys() == keys | {"logp", "tokens"}
+                keys = {"question", "template", "template_id", "score", "retrieval_score", "cluster", "rewards"}
+                assert question.keys() == keys | {"answered", "logp", "tokens"}
                 assert question["logp"] < 0 or not question["tokens"]
                 assert question["rewards"].keys() == {"consistency", "diversity"}
                 assert 0 < question["rewards"]["consistency"] <= 1
             first, *others = questions
-            assert first["template"] is None
+            assert first["template"] is first["template_id"] is None
             assert first["cluster"] is None
             if method in STYLED:
                 assert first["retrieval_score"] == 1.0
                 assert len({question["template"] for question in others}) == 4
                 assert all(question["template"] in bank for question in others)
+                named = [json.loads(lines[question["template_id"] - 1])["template"] for question in others]
+                assert named == [question["template"] for question in others]
                 assert [question["cluster"] for question in others] == sorted(q["cluster"] for q in others)
                 assert all(-1 <= question["retrieval_score"] <= 1 + 1e-6 for question in others)
             else:
@@ -176,6 +179,15 @@ def test_policy_and_retriever_are_hugging_face_folders(quickstart):
     AutoModelForTextEncoding.from_pretrained(model / "retriever")
     AutoModelForTextEncoding.from_pretrained(model / "retriever" / "bank_encoder")
     assert len(AutoTokenizer.from_pretrained(model)("<hl> a <sep> [MASK]", add_special_tokens=False)["input_ids"]) == 4
+
+
+def test_rl_leaves_a_table_of_samples_that_the_report_shows(quickstart):
+    folder, _, _ = quickstart
+    samples = [json.loads(line) for line in (folder / "rl" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 20
+    assert samples[0].keys() == {"step", "example", "template", "question", "answer", "qa_answer", "reward"}
+    assert {row["step"] for row in samples} == {4}
+    assert "<h2>Samples of the training</h2>" in (folder / "report.html").read_text()
 
 
 def test_every_logged_key_of_rl_stands_in_the_readme(quickstart):

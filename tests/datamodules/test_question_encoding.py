@@ -202,3 +202,24 @@ def test_a_tokenizer_that_lacks_the_tokens_is_refused_until_they_are_added():
         "Ada Holm founded the bakery in<hl> Mill Lane<hl>. Ada opens it at 7 o'clock."
         "<sep>Who founded [MASK] in [MASK] ?"
     )
+
+
+OTHERS = "Who <sep> founded </s> [MASK] <hl> in [mask] <pad>?"
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_in_a_template_only_the_mask_is_special(published, tmp_path):
+    if published:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in passages(0, "train", 40)))
+        tokenizer = train_question_tokenizer(str(file), 400)
+    else:
+        tokenizer = TOKENIZER
+    made = QuestionEncoder(tokenizer, 200)
+    vocabulary = tokenizer.get_vocab()
+    sources = [made.styled(at("Ada"), template) for template in (TEMPLATE, OTHERS)]
+    for token, count in {"[MASK]": 2, "<sep>": 1, "<hl>": 2, "</s>": 1, "<pad>": 0}.items():
+        assert [source.count(vocabulary[token]) for source in sources] == [count, count]
+    plain = tokenizer(TEMPLATE, add_special_tokens=False)["input_ids"]
+    assert sources[0][-len(plain) - 1 : -1] == plain  # as the tokenizer alone has it
+    assert made._template(f"</s> {TEMPLATE}")[-len(plain) :] == plain  # and so beside what is written out

@@ -28,6 +28,7 @@ def test_a_users_own_takes_its_place(tmp_path):
     file = tmp_path / "own.txt"
     file.write_text("Who founded [MASK] ?\nWhen did the Normans come?\nno question\n")
     assert made(bank=str(file)).bank.texts == ["Who founded [MASK] ?", "When did [MASK] ?"]
+    assert made(bank=str(file)).final_metrics == {"bank_size": 2, "dropped_lines": 1, "without_mask": 0}
     with pytest.raises(WrongInput, match=r"3 templates a passage are wanted and the bank has 2 \(.*own.txt"):
         made(bank=str(file), least=3)
 
@@ -41,3 +42,25 @@ def test_other_rows_are_read_to_be_checked():
     made(read_too=[None, [{key: value for key, value in ROWS[0].items() if key != "question"}]])
     with pytest.raises(WrongInput, match="answer_start"):
         made(read_too=[None, wrong])
+
+
+def test_rows_to_be_compared_with_need_their_questions():
+    without = {key: value for key, value in ROWS[0].items() if key != "question"} | {"id": "test 1"}
+    made(read_too=[[without]])
+    with pytest.raises(WrongInput, match=r"no question to compare with \(test 1\): give eval_data= rows"):
+        made(read_too=[[without]], compared=True)
+    with pytest.raises(WrongInput, match="no `question`"):
+        made(val_data=[without])
+
+
+def test_what_is_drawn_is_drawn_beside_the_own_template(tmp_path):
+    size = len(made().bank)
+    assert len(made(least=size, drawn=size - 1).bank) == size
+    with pytest.raises(WrongInput, match=f"{size} templates are wanted beside a passage's own, and the bank has"):
+        made(least=size, drawn=size)
+    strange = tmp_path / "own.txt"  # no row's own
+    strange.write_text("And why [MASK] !\nBut then [MASK] .\n")
+    assert len(made(bank=str(strange), least=2, drawn=2).bank) == 2
+    held_out = ROWS[0] | {"id": "held out", "question": f"And why {ROWS[0]['answer']}!"}
+    with pytest.raises(WrongInput, match="2 templates are wanted beside a passage's own"):
+        made(bank=str(strange), least=2, drawn=2, val_data=[held_out])

@@ -95,6 +95,20 @@ def test_every_metric_of_every_method_is_in_a_table_with_its_interval(run_dir):
         assert re.search(rf"<td>{value:.1f}0?<small>{value - 1:.1f}0? to {value + 1:.1f}0?</small>", page)
 
 
+def test_the_last_samples_of_training_are_shown(run_dir):
+    sample = {"step": 20, "example": "p1", "template": "Who [MASK] it ?", "question": "Who <i>built</i> it?"}
+    sample |= {"answer": "Ada Moor", "qa_answer": "", "reward": 0.5}
+    lines = [json.dumps(sample), json.dumps({"step": 20, "example": "p2"})]
+    (run_dir / "rl" / "samples.jsonl").write_text("\n".join(lines))
+    page = write_question_report(run_dir, METRICS_OF_RUN, "").read_text("utf-8")
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [*TITLES, "Samples of the training", "What could not be read"]
+    section = page.split("Samples of the training</h2>")[1].split("</section>")[0]
+    cells = ["Who [MASK] it ?", "Who &lt;i&gt;built&lt;/i&gt; it?", "Ada Moor", "–", "0.50", "p1"]
+    assert [re.sub(r"<small>.*", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", section)][-6:] == cells
+    assert "step 20" in section
+    assert "rl/samples.jsonl: the row of &#39;p2&#39; lacks `question`" in page
+
+
 def test_nothing_but_settings(tmp_path):
     page = write_question_report(tmp_path, {}, "seed: 0\n").read_text(encoding="utf-8")
     assert "holds no sets of questions" in page

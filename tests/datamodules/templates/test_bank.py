@@ -12,6 +12,7 @@ from datamodules.templates import (
     template_words,
     word_jaccard,
 )
+from datamodules.templates.bank import line_of
 from datamodules.wrong_input import WrongInput
 
 CONTEXT = "Ada Holm founded the mill in 1875. Carl Dale bought it."
@@ -126,3 +127,52 @@ def test_files_without_templates_are_refused(tmp_path):
 def test_a_similarity_that_cannot_be(wrong):
     with pytest.raises(WrongInput, match="largest similarity"):
         TemplateBank(wrong)
+
+
+def test_its_texts_cost_nothing_to_ask_for_and_grow_with_it():
+    made = bank("who was [MASK] ?")
+    texts = made.texts
+    made.add([BankTemplate("why is it so ?", "y")])
+    assert made.texts is texts
+    assert list(texts) == [template.text for template in made.templates] == ["who was [MASK] ?", "why is it so ?"]
+
+
+def test_a_template_is_found_on_the_line_that_its_number_tells(tmp_path):
+    made = bank("who was [MASK] ?", "when did [MASK] begin ?")
+    made.save(tmp_path / "bank.jsonl")
+    lines = (tmp_path / "bank.jsonl").read_text().splitlines()
+    assert [json.loads(lines[line_of(number) - 1])["template"] for number in range(2)] == list(made.texts)
+
+
+def test_a_forgotten_mask_is_told_with_its_row_unless_the_template_was_made_of_a_question(tmp_path):
+    rows = [{"template": text, "source": "x"} for text in ("Who founded [MASK] ?", "Why so ?")]
+    for settings, refused in ((None, True), ({"spacy_pipeline": None, "passages": True}, False)):
+        lines = [{"kind": "template bank", "settings": settings}, *rows]
+        (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if refused:
+            with pytest.raises(WrongInput, match=r"the template has no mask \(own.jsonl:3\)"):
+                TemplateBank.load(tmp_path / "own.jsonl")
+        else:
+            assert len(TemplateBank.load(tmp_path / "own.jsonl")) == 2
+
+
+def test_lines_that_make_no_template_are_counted_and_told(tmp_path, caplog):
+    lines = ["Who founded [MASK] ?", "", "Tell me more.", "[MASK]", "Where is the castle?", "Who founded [mask]?"]
+    (tmp_path / "mine.txt").write_text("\n".join(lines))
+    made = open_bank(tmp_path / "mine.txt", TemplateExtractor())
+    assert (len(made), made.dropped_lines) == (2, 2)
+    assert [record.getMessage().split(":")[:2] for record in caplog.records] == [["mine.txt", " 2 of 5 lines dropped"]]
+
+
+def test_a_saved_bank_keeps_to_what_it_was_made_with(tmp_path):
+    made = TemplateBank(0.4, {"spacy_pipeline": "en_core_web_sm", "passages": True})
+    made.add([BankTemplate("who was [MASK] ?", "x")])
+    made.save(tmp_path / "bank.jsonl")
+    with pytest.raises(WrongInput, match="made with the spaCy pipeline en_core_web_sm and not None"):
+        open_bank(tmp_path / "bank.jsonl", TemplateExtractor(), 0.4)
+    made.settings["spacy_pipeline"] = None
+    made.save(tmp_path / "bank.jsonl")
+    with pytest.raises(WrongInput, match=r"largest_similarity=0.4 and not 0.6 \(.*bank.jsonl\)"):
+        open_bank(tmp_path / "bank.jsonl", TemplateExtractor(), 0.6)
+    for wanted in (0.4, None):
+        assert open_bank(tmp_path / "bank.jsonl", TemplateExtractor(), wanted).largest_similarity == 0.4

@@ -87,6 +87,8 @@ def test_rast_asks_once_without_a_template_and_then_by_each_clusters_best(asking
         scores = [question.retrieval_score for question in styled]
         assert scores == sorted(scores, reverse=True)
         assert styled[0].cluster == 0
+        assert first.template_number is None
+        assert [TEMPLATES[question.template_number] for question in styled] == [q.template for q in styled]
         assert len({question.template.split()[0] for question in styled}) == COUNT - 1  # a cluster is a first word
 
 

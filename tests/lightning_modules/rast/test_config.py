@@ -41,6 +41,8 @@ def config(folders):
         "cluster": None,
         "index": None,
         "train_retriever": True,
+        "rl_accumulate": 2,
+        "rl_clip": 0.25,
     }
     module = OmegaConf.load(FILE)
     module.name = "rl"
@@ -65,6 +67,7 @@ def test_it_makes_the_module(config, tmp_path):
     assert module.objective.rewards.weights == {"consistency": 1.0, "diversity": 0.05}
     assert (module.objective.kl_weight, module.objective.baseline) == (0.125, "group")
     assert (module.questioner.count, module.seed) == (2, 7)
+    assert (module.accumulate, module.clip) == (2, 0.25)
     assert {model.dtype for model in module._frozen} == {torch.bfloat16}
     for part, make, lr in zip(
         module.trained_parts(), (module.make_optimizer, module.make_second_optimizer), (1e-6, 1e-7), strict=True
