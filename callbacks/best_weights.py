@@ -1,9 +1,11 @@
 """The weights that did best on development rows, kept beside the checkpoints that a killed run goes on from."""
 
+import logging
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.wrong_input import WrongInput
+log = logging.getLogger(__name__)
 
 
 class BestWeights(ModelCheckpoint):
@@ -15,7 +17,7 @@ class BestWeights(ModelCheckpoint):
         mode: ``min`` or ``max``.
 
     Attributes:
-        final_metrics: ``best_step`` and ``best_value``, of what was kept.
+        final_metrics: ``best_step`` and ``best_value``, of what was kept; nothing where no validation was run.
     """
 
     def __init__(self, dirpath: str, monitor: str, mode: str = "min"):
@@ -32,21 +34,15 @@ class BestWeights(ModelCheckpoint):
     @property
     def final_metrics(self) -> dict[str, float]:
         """See the class."""
-        assert self.best_model_score is not None
+        if self.best_model_score is None:
+            return {}
         step = int(self.best_model_path.rpartition("step=")[2].removesuffix(self.FILE_EXTENSION))
         return {"best_step": step, "best_value": self.best_model_score.item()}
 
     def take(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put the best weights into the module.
-
-        Raises:
-            WrongInput: No validation has been run.
-        """
+        """Put the best weights into the module; its last ones stay, and it is said, where nothing was measured."""
         if not self.best_model_path:
-            raise WrongInput(
-                f"the best weights are asked for, and {self.monitor} was never measured",
-                "callbacks best",
-                "give development rows (val_data= or val_fraction=) and let the training reach a validation",
-            )
+            log.warning("%s was never measured: the last weights are exported, not the best", self.monitor)
+            return
         checkpoint = trainer.strategy.load_checkpoint(self.best_model_path, weights_only=True)
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)

@@ -94,6 +94,8 @@ def test_squad(squad_run):
     assert metrics["vanilla/rows"] == 5 * len(ASKED)
     assert metrics["vanilla/unanswerable"] == 1
     assert metrics["rl/cut_passages"] == 0
+    assert metrics["rl/best_step"] == 1
+    assert metrics["rl/best_value"] == pytest.approx(metrics["rl/val/reward"])
     for row in lines(out / "evaluate" / "questions.jsonl"):
         assert tuple(row["methods"]) == METHODS
         assert {len(asked) for asked in row["methods"].values()} == {5}
