@@ -18,7 +18,7 @@ from lightning_modules.dadpo.variants import sft_loss
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
 from lightning_modules.packing import Packing
 from lightning_modules.ranks import in_mean, over_ranks
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 from lightning_modules.serving import Engine, Served
 from lightning_modules.trainable import PolicyModule
 

@@ -23,7 +23,7 @@ from lightning_modules.pruning.groups import (
 )
 from lightning_modules.pruning.plan import Widths
 from lightning_modules.pruning.surgery import check_prunable, count_parameters, plan_widths, prune, widths_of
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 
 
 class PruningModule(LightningModule):

@@ -16,7 +16,7 @@ from lightning_modules import packing as packing_file
 from lightning_modules.language_model import build_language_model, freeze
 from lightning_modules.packed_attention import BLOCKS, block_attention, flex_mask, visible
 from lightning_modules.packing import FLEX, Packing
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 
 LENGTHS = [(5, 7, 3), (2, 1, 9), (8, 4, 1), (1, 6, 6), (3, 2, 2)]
 WIDE = {"initializer_range": 0.3, "num_hidden_layers": 2}

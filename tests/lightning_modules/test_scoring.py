@@ -9,7 +9,8 @@ from datamodules.batches import TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import build_language_model, freeze, output_head
 from lightning_modules.logprobs import token_logps
-from lightning_modules.scoring import ScoringModule, response_lengths, response_logps, response_states
+from lightning_modules.response_logps import response_lengths, response_logps, response_states
+from lightning_modules.scoring import ScoringModule
 
 # Wide weights, so that logits are far from uniform and the families' own treatment of them shows.
 FAMILIES = {

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from datamodules.wrong_input import WrongInput
 from lightning_modules import DaDPOModule
 from lightning_modules.language_model import build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.lightning_modules.dadpo.distilling import (
     BETAS,
     WIDE,
