@@ -1,10 +1,9 @@
 """What a composed config leads to: models, tokenizers and rows, as they are or as an earlier stage will make them."""
 
-import random
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -12,39 +11,23 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from callbacks.run.estimate.models import Reading
+from callbacks.run.estimate.row_lengths import Lengths, Rows, lengths_of, sampled, whole_of
 from callbacks.run.estimate.settings import Settings
 from callbacks.run.estimate.shape import ModelShape, shape_of
 from callbacks.run.plan import stage_config
-from datamodules.encoding import encode_prompt, encode_response, load_tokenizer
-from datamodules.pairs import open_rows, read_prompt, read_response, source_name
-from datamodules.rows import JSON_SUFFIXES, Row, check_messages
+from datamodules.encoding import load_tokenizer
+from datamodules.pairs import source_name
+from datamodules.rows import JSON_SUFFIXES
 from datamodules.wrong_input import WrongInput
 
-ANSWERS = ("chosen", "rejected", "completion")
 FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
 """``org/name@split[:500]``."""
-SHARE = "datamodules.shares.RowShare"
 FILES = (*JSON_SUFFIXES, ".parquet")
 
 Skeleton = Callable[..., nn.Module]
 """``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
 ReadsPacked = Callable[..., tuple[str | None, float]]
 """``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
-
-
-class Lengths(NamedTuple):
-    """Tokens of a prompt and of the answers that its row has."""
-
-    prompt: int
-    answers: dict[str, int]
-
-
-class Rows(NamedTuple):
-    """A source's rows: all lengths or a sample of them, and what had to be assumed."""
-
-    lengths: list[Lengths]
-    count: int
-    assumed: tuple[str, ...] = ()
 
 
 class Reader:
@@ -144,8 +127,8 @@ class Reader:
             if Path(source).is_absolute() or source.startswith(".") or Path(source).suffix in FILES:
                 raise WrongInput("there is no such file", source, "check data=")
             return self._assume(source)
-        kept, count = _sampled(source, self.settings.sample_rows)
-        lengths = [one for row in kept for one in _lengths(row, tokenizer, max_length)]
+        kept, count = sampled(source, self.settings.sample_rows)
+        lengths = [one for row in kept for one in lengths_of(row, tokenizer, max_length)]
         if not lengths:
             raise WrongInput("there are no rows", source_name(source), "give rows with a `prompt`")
         assumed = (f"lengths of {len(kept)} of {count} rows",) if len(kept) < count else ()
@@ -158,44 +141,3 @@ class Reader:
         rows = int(named[1]) if named else made.rows
         said = f"{source}: {rows} rows, prompts of {made.prompt_tokens} tokens"
         return Rows([Lengths(made.prompt_tokens, {})], rows, (said,))
-
-
-def whole_of(source: Any) -> Any:
-    """What the source is a share of (``datamodules/shares.py``), or the source itself."""
-    shared = isinstance(source, Mapping) and source.get("_target_") == SHARE
-    return source["data"] if shared else source
-
-
-def _sampled(source: Any, most: int) -> tuple[list[Row], int]:
-    """A sample of the rows from a seed, with the longest by characters, and how many there are."""
-    generator, kept, count = random.Random(0), [], 0
-    longest: list[tuple[int, int, Row]] = []
-    for count, row in enumerate(open_rows(source), start=1):
-        if len(kept) < most:
-            kept.append(row)
-        elif (place := generator.randrange(count)) < most:
-            kept[place] = row
-        longest = sorted([*longest, (len(str(row.fields)), count, row)])[-8:]
-    if count > most:
-        places = {row.place for row in kept}
-        kept += [row for _, _, row in longest if row.place not in places]
-    return kept, count
-
-
-def _lengths(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Lengths]:
-    if row.fields.get("messages") is not None:
-        turns = check_messages(row.fields["messages"], row.place, "messages", last="assistant")
-        made = [
-            encode_response(tokenizer, turns[:i], turn["content"], row.place, max_length)
-            for i, turn in enumerate(turns)
-            if turn["role"] == "assistant"
-        ]
-        return [Lengths(one.prompt_length, {"completion": len(one.ids) - one.prompt_length}) for one in made]
-    prompt = read_prompt(row)
-    start = len(encode_prompt(tokenizer, prompt, row.place, max_length))
-    answers = {}
-    for field in ANSWERS:
-        if row.fields.get(field):
-            text = read_response(row, field, prompt)
-            answers[field] = len(encode_response(tokenizer, prompt, text, row.place, max_length).ids) - start
-    return [Lengths(start, answers)]

@@ -12,8 +12,9 @@ from callbacks.run.estimate.machine import Machine, machine_of, matmul_rate, rea
 from callbacks.run.estimate.moments import Moments
 from callbacks.run.estimate.reading import Reader
 from callbacks.run.estimate.settings import Settings
-from callbacks.run.estimate.stages import Planned, work_of
+from callbacks.run.estimate.stages import work_of
 from callbacks.run.estimate.training import activations_of
+from callbacks.run.estimate.training_work import Planned
 from callbacks.run.estimate.work import Cost, Work, cost_of, largest_batch, moments_of
 from datamodules.wrong_input import WrongInput
 
