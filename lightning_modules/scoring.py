@@ -18,6 +18,7 @@ from lightning_modules.loading import DTYPES
 from lightning_modules.logprobs import token_logps
 from lightning_modules.memory import free_memory
 from lightning_modules.packing import Packing
+from lightning_modules.precision import as_held
 from lightning_modules.response_logps import response_logps, response_states
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class Scorer(Protocol):
 
 
 class ScoringModule(FrozenModelsModule):
-    """Log-probabilities of responses under each of several frozen models.
+    """Log-probabilities of responses under each of several frozen models, computed in ``dtype``.
+
+    The trainer's precision does not matter: no autocast is on while they are computed.
 
     Takes: ``TokenBatch`` or ``PackedTokenBatch``. ``predict_step`` returns ``ResponseScores``.
 
@@ -93,7 +96,8 @@ class ScoringModule(FrozenModelsModule):
             return ResponseScores(name, batch.row_ids, self.scorers[name].logps(batch))
         settings = {"vocabulary": self._vocabulary(name), "chunk": self.logits_chunk, "packing": self.packing}
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
-        logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
+        with as_held(self.device):
+            logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
         return ResponseScores(name, batch.row_ids, logps)
 
     def tokens_a_batch(self, name: str, batch_of: Callable[[int], AnyBatch], longest: int, most: int) -> int:
@@ -121,7 +125,7 @@ class ScoringModule(FrozenModelsModule):
 
             def run(size: int) -> None:
                 batch = move_data_to_device(batch_of(size), self.device)
-                with torch.no_grad(), self.trainer.precision_plugin.predict_step_context():
+                with torch.no_grad(), as_held(self.device):
                     response_logps(model, batch, **settings).tolist()
 
             groups, how = largest_that_fits(run, min(most, max(1, GPU_TOKENS // longest))), f"trying on {self.device}"
@@ -146,8 +150,9 @@ class ScoringModule(FrozenModelsModule):
         if name in self.scorers and not full:
             return self.scorers[name].token_logps(batch)
         model = self.model(name, full=full)
-        head, states = output_head(model, self._vocabulary(name)), response_states(model, batch, self.packing)
-        per_token = token_logps(states.hidden, head, states.targets, self.logits_chunk)
+        with as_held(self.device):
+            head, states = output_head(model, self._vocabulary(name)), response_states(model, batch, self.packing)
+            per_token = token_logps(states.hidden, head, states.targets, self.logits_chunk)
         return [each.tolist() for each in per_token.split(batch.response_mask.sum(-1).tolist())]
 
     def check_room(self, name: str) -> None:
