@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -24,10 +24,16 @@ FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
 """``org/name@split[:500]``."""
 FILES = (*JSON_SUFFIXES, ".parquet")
 
-Skeleton = Callable[..., nn.Module]
-"""``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
-ReadsPacked = Callable[..., tuple[str | None, float]]
-"""``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
+
+class Parts(NamedTuple):
+    """What knows models: a plan asks it, and no more."""
+
+    skeleton: Callable[..., nn.Module]
+    """``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
+    reads_packed: Callable[..., tuple[str | None, float]]
+    """``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
+    pruned: Callable[..., nn.Module]
+    """``pruned(skeleton, ratio, widths, multiple_of)``: what stage ``prune`` leaves of it, without weights."""
 
 
 class Reader:
@@ -36,12 +42,12 @@ class Reader:
     Args:
         config: The composed config.
         settings: What is assumed where there is nothing to read.
-        skeleton: Makes models without weights.
-        reads_packed: Tells how they read packed rows.
+        parts: Makes models without weights, and tells how they read packed rows.
     """
 
-    def __init__(self, config: DictConfig, settings: Settings, skeleton: Skeleton, reads_packed: ReadsPacked):
-        self.config, self.settings, self.skeleton, self.reads_packed = config, settings, skeleton, reads_packed
+    def __init__(self, config: DictConfig, settings: Settings, parts: Parts):
+        self.config, self.settings, self.parts = config, settings, parts
+        self._skeletons: dict[str, nn.Module] = {}
         self._readings: dict[str, Reading] = {}
         self._shapes: dict[str, ModelShape] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
@@ -59,18 +65,15 @@ class Reader:
         return self._tokenizers[key]
 
     def shape(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> ModelShape:
-        """The shape of a model; of one still to be trained, that of its start.
+        """The shape of a model; of one still to be trained, that of its start; of one still to be pruned, pruned.
 
         Raises:
-            WrongInput: No such model, or none whose work is known here.
+            WrongInput: No such model, none whose work is known here, or none that can be pruned so.
         """
-        if isinstance(source, str) and (stage := self.maker(source)):
-            module = self.stage(stage)["module"]
-            return self.shape(module.get("student", module.get("model")), tokenizer)
         key = repr(source)
         if key not in self._shapes:
             try:
-                self._shapes[key] = shape_of(self.skeleton(source, tokenizer))
+                self._shapes[key] = shape_of(self._skeleton(source, tokenizer))
             except ValueError as error:
                 where = source if isinstance(source, str) else "model"
                 raise WrongInput(
@@ -80,12 +83,9 @@ class Reader:
 
     def reading(self, source: Any, tokenizer: PreTrainedTokenizerBase, packing: str, cuda: bool) -> Reading:
         """How a model reads packed rows; see ``shape``."""
-        if isinstance(source, str) and (stage := self.maker(source)):
-            module = self.stage(stage)["module"]
-            return self.reading(module.get("student", module.get("model")), tokenizer, packing, cuda)
         key = repr((source, packing, cuda))
         if key not in self._readings:
-            self._readings[key] = Reading(*self.reads_packed(self.skeleton(source, tokenizer), packing, cuda))
+            self._readings[key] = Reading(*self.parts.reads_packed(self._skeleton(source, tokenizer), packing, cuda))
         return self._readings[key]
 
     def rows(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
@@ -119,6 +119,23 @@ class Reader:
         raw: Any = OmegaConf.to_container(self.config.stage[stage], resolve=False)
         short = re.fullmatch(r"\$\{(\w+)\}", str(raw[part].get(name)))
         return short[1] if short else f"stage.{stage}.{part}.{name}"
+
+    def _skeleton(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        key = repr(source)
+        if key not in self._skeletons:
+            self._skeletons[key] = self._made(source, tokenizer)
+        return self._skeletons[key]
+
+    def _made(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        maker = self.maker(source) if isinstance(source, str) else None
+        if maker is None:
+            return self.parts.skeleton(source, tokenizer)
+        stage = self.stage(maker)
+        module = stage["module"]
+        start = self._skeleton(module.get("student", module.get("model")), tokenizer)
+        if stage.get("work") != "pruning":
+            return start
+        return self.parts.pruned(start, module["ratio"], module["widths"], module["multiple_of"])
 
     def _read(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
         if isinstance(source, Mapping):

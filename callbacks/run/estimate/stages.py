@@ -10,7 +10,7 @@ from callbacks.run.estimate.reading import Reader
 from callbacks.run.estimate.row_lengths import Lengths, Rows
 from callbacks.run.estimate.stage_models import frozen_of, packs
 from callbacks.run.estimate.tokens import Sequences
-from callbacks.run.estimate.training_work import Planned, fine_tuning, preference
+from callbacks.run.estimate.training_work import Planned, fine_tuning, preference, pruning
 from callbacks.run.estimate.work import Work
 from datamodules.wrong_input import WrongInput
 
@@ -51,7 +51,8 @@ def _sharded(planned: Planned, trainer: dict[str, Any], devices: int) -> Planned
         return planned
     shards = devices * trainer.get("num_nodes", 1)
     said = ("one shard, since the number of devices is not known (trainer.devices=)",) if shards == 1 else ()
-    return Planned(planned.work._replace(policy=policy._replace(shards=shards)), (*planned.assumed, *said))
+    work = planned.work._replace(policy=policy._replace(shards=shards), adaptable=False)
+    return Planned(work, (*planned.assumed, *said))
 
 
 def _scoring(
@@ -151,6 +152,7 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
 KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
     "fine_tuning": fine_tuning,
     "preference": preference,
+    "pruning": pruning,
     "scoring": _scoring,
     "scoring_rejected": partial(_scoring, fields=("rejected",)),  # the chosen have their scores
     "divergence": _divergence,

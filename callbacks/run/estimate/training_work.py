@@ -36,6 +36,35 @@ def preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
     return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
 
 
+def pruning(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
+    """Calibration rows read once with a backward pass and once without, or none; then a smaller model is written."""
+    module, data = stage["module"], stage["datamodule"]
+    tokenizer = reader.tokenizer(module["tokenizer"])
+    rows = reader.rows(data["data"], tokenizer, data["max_length"])
+    known = answered(reader, data["data"], rows, (data.get("response", "completion"),), data["max_length"])
+    count = min(rows.count, data.get("rows") or rows.count)
+    policy = policy_of(reader, stage, cuda)._replace(optimizer_states=0, accumulates=False)
+    left = reader.shape(f"{reader.config.paths.output_dir}/{stage['name']}/model", tokenizer).parameters
+    looks = module.get("importance", "taylor") == "taylor"
+    work = Work(
+        kind="pruning",
+        models={},
+        rows=known.rows,
+        count=count,
+        batch_size=data["batch_size"],
+        vocabulary=policy.vocabulary,
+        cuda=cuda,
+        policy=policy,
+        passes=float(looks),
+        held_out=known.rows if looks else [],
+        held_out_count=count if looks else 0,
+        longest=known.longest,
+        left=left,
+        leaves=float(left * policy.precision.weights),
+    )
+    return Planned(work, (*rows.assumed, *known.assumed))
+
+
 def _training(
     reader: Reader, stage: dict[str, Any], cuda: bool, fields: tuple[str, ...], frozen: dict[str, Frozen]
 ) -> Planned:
@@ -70,7 +99,7 @@ def _training(
         packing=packs(stage),
         token_budget=data.get("token_budget"),
         sort_window=data.get("sort_window", 1),
-        pretrained=isinstance(source, str),
+        adaptable=isinstance(source, str),
         handed_on=bool((stage.get("callbacks") or {}).get("state")),
     )
     return Planned(work, (*rows.assumed, *known.assumed))
