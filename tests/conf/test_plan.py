@@ -211,11 +211,3 @@ def test_shards_of_a_policy(planned):
     assert eight["disk"] == one["disk"]
     unknown = planned("trainer=fsdp2", *GPUS)["stages"]["dadpo"]
     assert any("one shard" in said for said in unknown["assumed"])
-
-
-def test_no_adapter_is_offered_to_shards_which_take_none(planned):
-    tight = ["batch_size=1", "trainer.accelerator=gpu", "plan_memory_gib=0.0001"]
-    assert "lora=all_linear" in planned(*tight)["stages"]["dadpo"]["mend"]
-    sharded = planned("trainer=fsdp2", "trainer.devices=8", *tight)["stages"]["dadpo"]
-    assert sharded["fits"] is False
-    assert "lora" not in sharded["mend"]

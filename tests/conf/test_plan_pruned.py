@@ -24,12 +24,13 @@ def planned(composed, model_folder, tmp_path):
 
     files = [f"teacher={teacher}", f"data={tmp_path}/data.jsonl", f"eval_data={tmp_path}/data.jsonl"]
     quick = ["trainer=cpu", "trainer.precision=32-true", "dtype=float32", "prune_multiple_of=1", "prune_ratio=0.3"]
+    quick.append(f"prune_widths=[{','.join(WIDTHS)}]")
     config = composed("experiment=dadpo_vicuna_pruned", *files, *quick, "estimate.memory_gib=64")
 
     def run(*stages, **settings):
         changed = OmegaConf.create(OmegaConf.to_container(config))
         for key, value in settings.items():
-            OmegaConf.update(changed, key, value)
+            OmegaConf.update(changed, key, value, force_add=True)
         changed.stages = ["teacher_responses", "prune", *stages]
         found = plan_of(changed, rates=Rates(1e12, 1e10))
         assert not found.others
@@ -48,7 +49,7 @@ def really_pruned(folder):
 
 def test_the_student_is_planned_as_large_as_pruning_leaves_it(planned):
     teacher, run = planned
-    stages = run("dsft", "pairs", "scores", "dadpo", prune_widths=WIDTHS)
+    stages = run("dsft", "pairs", "scores", "dadpo")
     before, after = count_parameters(build_language_model(teacher)), really_pruned(teacher)
     assert after < 0.72 * before
     assert stages["prune"].parameters == {"before": before, "pruned": after}
@@ -72,3 +73,12 @@ def test_what_pruning_takes(planned):
     assert fewer.cost.tokens == pytest.approx(stage.cost.tokens / 2, rel=0.2)
     everywhere = run(**{"trainer.devices": 2})["prune"]
     assert everywhere.moments["worth of units"]["gradient buckets"] == weights
+
+
+def test_no_adapter_is_offered_to_shards_which_take_none(planned):
+    _, run = planned
+    tight = {"estimate.memory_gib": 0.0001}
+    assert "lora=all_linear" in run("dsft", **tight)["dsft"].mend
+    sharded = run("dsft", **tight, trainer={"strategy": "fsdp2", "devices": 8})["dsft"]
+    assert sharded.fits is False
+    assert "lora" not in sharded.mend

@@ -68,9 +68,11 @@ def pruning_moments(policy: Policy, batch: Batch | None) -> Moments:
     there: Held = {"weights": policy.weights, "gradients": policy.trained}
     if policy.replicated:
         there["gradient buckets"] = policy.trained
-    moments = training_moments(policy, batch)
-    moments["forward"].pop("gradients")
-    passes = {name: held for name, held in moments.items() if name == "forward" or name.startswith("backward")}
+    passes = {}
+    for name, held in training_moments(policy, batch).items():
+        if name == "forward" or name.startswith("backward"):
+            gone = {"optimizer"} | ({"gradients"} if name == "forward" else set())
+            passes[name] = {what: size for what, size in held.items() if what not in gone}
     return passes | {"worth of units": there | worth}
 
 
