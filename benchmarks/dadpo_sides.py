@@ -40,9 +40,6 @@ class Size(NamedTuple):
         return 32 if self.width < 512 else 64
 
 
-SIZES = {"128x4": Size(128, 4, 5, 7), "512x8": Size(512, 8, 2, 5)}
-
-
 def make_tokenizer() -> Qwen2Tokenizer:
     """A word a token, so that text and tokens are the same for everybody."""
     letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}

@@ -99,8 +99,7 @@ class TeacherAgreement(Callback):
 
         def scored(name: str, full: bool = False) -> Tokens:
             batches = (trainer.strategy.batch_to_device(batch) for batch in data.sample(name, count))
-            with trainer.precision_plugin.predict_step_context():
-                return [tuple(module.token_logps(name, batch, full=full)) for batch in batches]  # type: ignore[misc]
+            return [tuple(module.token_logps(name, batch, full=full)) for batch in batches]  # type: ignore[misc]
 
         # the reference last: it is the first to score, and stays in memory
         found = agreement(scored("teacher", full=True), scored("teacher"), scored("reference"))

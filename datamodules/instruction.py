@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.batch_settings import check_batches
 from datamodules.batches import TokenBatch
 from datamodules.collate import collate_responses
 from datamodules.encoding import EncodedResponse, Prompt, encode_response, pad_id_of
@@ -48,6 +49,7 @@ class InstructionDataModule(LightningDataModule):
         super().__init__()
         if not 0 <= val_fraction < 1:
             raise WrongInput(f"val_fraction is a share, got {val_fraction}", "val_fraction", "at least 0, below 1")
+        check_batches(batch_size=batch_size, max_length=max_length)
         if rows is not None and rows < 1:
             raise WrongInput(f"{rows} rows were asked for", source_name(data), "at least 1, or null for all")
         self.data, self.val_data, self.tokenizer, self.response = data, val_data, tokenizer, response

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.batch_settings import check_batches
 from datamodules.batches import PackingSetting, PairScores, TokenBatch
 from datamodules.collate import collate_responses
 from datamodules.disk_rows import Chosen, DiskRows
@@ -101,8 +102,7 @@ class PreferencePairsDataModule(LightningDataModule):
         if packing not in get_args(PackingSetting):
             known = ", ".join(get_args(PackingSetting))
             raise WrongInput(f"unknown packing {packing!r}", "packing", f"one of {known}")
-        if token_budget is not None and token_budget < 1:
-            raise WrongInput(f"a row of {token_budget} tokens", "token_budget", "set 1 or more, or null for one row")
+        check_batches(batch_size=batch_size, max_length=max_length, token_budget=token_budget, sort_window=sort_window)
         self.packing, self.token_budget, self.sort_window = packing, token_budget, sort_window
         self.data, self.tokenizer = data, tokenizer
         self.teacher_tokenizer = None if teacher_tokenizer is None else load_tokenizer(teacher_tokenizer)

@@ -47,8 +47,8 @@ class Scorer(NamedTuple):
     model: str
     """Content digest of weights and config."""
     dtype: str
-    """Of the forward pass, e.g. ``bfloat16``, and of weights in fewer bits (``bfloat16, linear layers in nf4``);
-    log-probabilities are float32 always."""
+    """Of the forward pass throughout, e.g. ``bfloat16, no autocast``, and of weights in fewer bits (``bfloat16, no
+    autocast, linear layers in nf4``); log-probabilities are float32 always."""
     vocabulary: int | None
     """Rows of the softmax; None for all."""
 
@@ -59,7 +59,9 @@ def scorer_of(model: str, dtype: str, vocabulary: int | None, quantization: str 
     Raises:
         WrongInput: There is no such model.
     """
-    held = dtype if quantization is None else f"{dtype}, linear layers in {quantization}"
+    held = f"{dtype}, no autocast"  # scores of before this was so are another's: autocast may have made them
+    if quantization is not None:
+        held += f", linear layers in {quantization}"
     return Scorer(model_digest(local_model(model)), held, vocabulary)
 
 

@@ -22,3 +22,17 @@ class WrongInput(Exception):
     def __str__(self) -> str:
         """One line, whatever line breaks the parts brought along."""
         return " ".join(f"{self.what} ({self.where}): {self.mend}".split())
+
+
+def check_switch(value: object, where: str) -> None:
+    """Refuse what is neither true nor false: ``off`` and ``no`` are words to Hydra, and words count as true.
+
+    Args:
+        value: Of a switch.
+        where: Its key.
+
+    Raises:
+        WrongInput: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise WrongInput(f"{where} is {value!r}", where, "true or false")

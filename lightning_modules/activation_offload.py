@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
-from datamodules.wrong_input import WrongInput
+from datamodules.wrong_input import WrongInput, check_switch
+from lightning_modules.devices import asks_for_cuda
 from lightning_modules.host_copies import COPIES, HostCopies
 from lightning_modules.language_model import build_skeleton
 from lightning_modules.layers import layers_of, stacks_of
@@ -165,11 +166,10 @@ def check_offload(*, offload: bool, accelerator: str, model: ModelSource | None 
     Raises:
         WrongInput: No true or false, a device without memory of its own, or a model that does not tell its layers.
     """
-    if not isinstance(offload, bool):
-        raise WrongInput(f"activation_offload is {offload!r}", WHERE, "true or false")
+    check_switch(offload, WHERE)
     if not offload:
         return
-    if accelerator not in ("gpu", "cuda") and not (accelerator == "auto" and torch.cuda.is_available()):
+    if not asks_for_cuda(accelerator):
         copies_for(torch.device("cpu"))
     if isinstance(model, Mapping) or (model is not None and Path(model).is_dir()):
         check_layers(build_skeleton(model))

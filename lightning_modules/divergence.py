@@ -10,7 +10,7 @@ from datamodules.batches import TokenBatch
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.language_model import ModelSource, build_language_model, freeze, output_head
 from lightning_modules.logprobs import token_kl
-from lightning_modules.scoring import response_states
+from lightning_modules.response_logps import response_states
 
 
 class Divergences(NamedTuple):

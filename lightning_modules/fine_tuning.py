@@ -11,7 +11,7 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import build_model, output_head
 from lightning_modules.logprobs import token_logps
 from lightning_modules.ranks import in_mean, over_ranks
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 from lightning_modules.seq2seq import encoder_states, hits, label_states
 from lightning_modules.sharding import whole
 from lightning_modules.trainable import PolicyModule

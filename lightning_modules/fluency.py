@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import TokenBatch
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 
 
 class Likelihoods(NamedTuple):

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from datamodules.wrong_input import WrongInput
+from datamodules.wrong_input import WrongInput, check_switch
 from lightning_modules.loading import ModelSource, build_from, config_of, read_config
 from lightning_modules.logprobs import OutputHead, logits_of
 from lightning_modules.seq2seq import decoder_states, encoder_states
@@ -167,6 +167,7 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 def _ready(model: PreTrainedModel, gradient_checkpointing: bool) -> PreTrainedModel:
     _check_head(model)
+    check_switch(gradient_checkpointing, "gradient_checkpointing")
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

@@ -24,6 +24,20 @@ A new model's fields may also hold ``initialisation``: see ``lightning_modules/i
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
+def check_dtype(dtype: str, key: str = "dtype") -> None:
+    """Refuse what no weights are held in.
+
+    Args:
+        dtype: Its name.
+        key: What sets it.
+
+    Raises:
+        WrongInput: It is none of ``DTYPES``.
+    """
+    if dtype not in DTYPES:
+        raise WrongInput(f"unknown dtype {dtype!r}", key, f"one of {', '.join(DTYPES)}")
+
+
 def config_of(source: ModelSource) -> PreTrainedConfig | None:
     """The source's config; None where it has none that can be read, which building it will tell."""
     try:
@@ -56,8 +70,7 @@ def build_from(
     quantization: str | None = None,
 ) -> PreTrainedModel:
     """The model by one of transformers' auto classes, ``kind``; arguments and errors: see ``build_language_model``."""
-    if dtype not in DTYPES:
-        raise WrongInput(f"unknown dtype {dtype!r}", "dtype", f"one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     base = adapter_base(source)
     if quantization is not None and (isinstance(source, Mapping) or base is not None):
         what = "a new model" if base is None else "an adapter"

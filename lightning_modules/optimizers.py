@@ -12,12 +12,21 @@ BETAS = (0.9, 0.999)
 KINDS = ("adamw", "adamw8bit", "adafactor")
 
 
-def check_optimizer(kind: str, betas: Sequence[float] | None = None) -> None:
-    """Refuse settings before anything runs; arguments and errors: see ``make_optimizer``."""
+def check_optimizer(kind: str, betas: Sequence[float] | None = None, strategy: str = "auto") -> None:
+    """Refuse settings before anything runs; arguments and errors: see ``make_optimizer``.
+
+    Args:
+        kind: One of ``KINDS``.
+        betas: Of the moments.
+        strategy: The trainer's: under ``fsdp2`` it has to step over shards.
+    """
     if kind not in KINDS:
         raise WrongInput(f"unknown optimizer {kind!r}", "optimizer", f"one of {', '.join(KINDS)}")
     if kind == "adafactor" and betas is not None:
         raise WrongInput("adafactor has no betas", "optimizer", "leave betas out, or take adamw")
+    if kind != "adamw" and strategy == "fsdp2":  # bitsandbytes knows no shards; Adafactor wants norms of whole rows
+        mend = "set optimizer=adamw, or use trainer=ddp"
+        raise WrongInput(f"{kind} does not step over shards", "trainer.strategy=fsdp2, optimizer", mend)
     if kind == "adamw8bit":
         try:
             import bitsandbytes  # noqa: F401

@@ -16,6 +16,7 @@ from lightning_modules.packed_attention import BLOCKS, blocks_of, dense_mask, fl
 
 log = logging.getLogger(__name__)
 FLEX = "flex_attention"
+WHERE_FLEX, MEND = "packing=flex", "set auto, or sdpa"
 
 
 class Choice(NamedTuple):
@@ -89,24 +90,26 @@ class Packing:
         """Try the attentions that the setting allows, and take the first that reads packed rows right.
 
         Raises:
-            WrongInput: FlexAttention was asked for without CUDA.
+            WrongInput: FlexAttention was asked for, and the model cannot train with it here.
         """
         if self.setting == "off":
             return Choice(None, 0)
         own = self._own[model] = str(model.config._attn_implementation)
-        cuda = model.device.type == "cuda"
-        if self.setting == "flex" and not cuda:
-            raise WrongInput("FlexAttention trains on CUDA only", "packing", "set auto, or sdpa")
-        flex = cuda and self.setting in ("auto", "flex") and not attention_dropout(model)  # which flex does not have
-        candidates = [FLEX] if flex else []
+        cuda, forced = model.device.type == "cuda", self.setting == "flex"
+        if forced:
+            check_flex(model, cuda=cuda)
+        candidates = [FLEX] if forced or (cuda and self.setting == "auto" and not attention_dropout(model)) else []
         if self.setting in ("auto", "sdpa"):
             candidates += [BLOCKS] if own != "eager" else []
             candidates += [own] if own in ("sdpa", "eager") else []
         for attention in candidates:
-            if _reads_packed_rows(model, attention):
+            why_not = _why_not(model, attention)
+            if why_not is None:
                 self._tell(model, f"packed, attention: {attention}")
                 return Choice(attention, window_of(model))
             _set_attention(model, own)
+            if forced:
+                raise WrongInput(f"{type(model).__name__} reads no packed rows with it: {why_not}", WHERE_FLEX, MEND)
         self._tell(model, "padded: this family does not read packed rows right")
         return Choice(None, 0)
 
@@ -146,6 +149,23 @@ def attention_dropout(model: PreTrainedModel) -> float:
     return max(float(getattr(config, name, 0.0) or 0.0) for name in ("attention_dropout", "attn_pdrop"))
 
 
+def check_flex(model: PreTrainedModel | None, *, cuda: bool) -> None:
+    """Refuse FlexAttention where it is asked for and cannot be.
+
+    Args:
+        model: What trains with it; its weights are not looked at. None: not known yet.
+        cuda: Whether it will be on CUDA.
+
+    Raises:
+        WrongInput: It will not, or its attention has dropout.
+    """
+    if not cuda:
+        raise WrongInput("FlexAttention trains on CUDA only", WHERE_FLEX, MEND)
+    if model is not None and (dropout := attention_dropout(model)):
+        what = f"FlexAttention has no dropout, and the attention of {type(model).__name__} has one of {dropout}"
+        raise WrongInput(what, WHERE_FLEX, MEND)
+
+
 def window_of(model: PreTrainedModel) -> float:
     """Tokens of the shortest sliding window or chunk among the layers."""
     config = model.config.get_text_config()
@@ -157,11 +177,11 @@ def window_of(model: PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def _reads_packed_rows(model: PreTrainedModel, attention: str) -> bool:
-    """Whether the states of two small pairs in one row are those of their four responses alone."""
+def _why_not(model: PreTrainedModel, attention: str) -> str | None:
+    """Why the states of two small pairs in one row are not those of their four responses alone; None: they are."""
     base, training = model.base_model, model.training
     if "position_ids" not in inspect.signature(base.forward).parameters:
-        return False
+        return "it takes no positions"
     model.eval()
     try:
         batch = _trial(model.device)
@@ -173,10 +193,10 @@ def _reads_packed_rows(model: PreTrainedModel, attention: str) -> bool:
         got = base(input_ids=laid.input_ids, use_cache=False, **settings).last_hidden_state.flatten(0, 1)[laid.states]
         wide = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
         exact = wide and not torch.is_autocast_enabled(model.device.type)
-        return _close(got.double(), expected.double(), 1e-4 if exact else 0.05)
+        return None if _close(got.double(), expected.double(), 1e-4 if exact else 0.05) else "its states are others"
     except Exception as error:  # families fail in a dozen ways on masks and positions that they do not know
         log.debug("%s with %s: %s", type(model).__name__, attention, error)
-        return False
+        return str(error).partition("\n")[0] or type(error).__name__
     finally:
         model.train(training)
 

@@ -1,13 +1,17 @@
-"""How a model would read packed rows, before any weights are there: tried on a small model of its family."""
+"""How a model would read packed rows, and whether it can, before any weights are there."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from datamodules.batches import PackingSetting
+from lightning_modules.devices import asks_for_cuda
 from lightning_modules.language_model import build_language_model, build_skeleton
+from lightning_modules.loading import ModelSource
 from lightning_modules.packed_attention import BLOCKS
-from lightning_modules.packing import FLEX, Packing, attention_dropout, window_of
+from lightning_modules.packing import FLEX, Packing, attention_dropout, check_flex, window_of
 
 SMALL: dict[str, int] = {
     "num_hidden_layers": 2,
@@ -54,6 +58,23 @@ def planned_reading(skeleton: PreTrainedModel, packing: PackingSetting, cuda: bo
     if choice.attention is None:
         return None, 0
     return NAMES.get(choice.attention, "dense"), window
+
+
+def check_packing(*, packing: str, accelerator: str, model: ModelSource | None = None) -> None:
+    """Refuse a setting before any stage runs, as far as settings and a config tell.
+
+    Args:
+        packing: The setting.
+        accelerator: The trainer's.
+        model: What reads packed rows, if its folder is here.
+
+    Raises:
+        WrongInput: Another setting, or FlexAttention where it cannot be.
+    """
+    Packing(packing)  # type: ignore[arg-type]
+    if packing == "flex":
+        here = isinstance(model, Mapping) or (model is not None and Path(model).is_dir())
+        check_flex(build_skeleton(model) if here else None, cuda=asks_for_cuda(accelerator))  # type: ignore[arg-type]
 
 
 def _small(skeleton: PreTrainedModel) -> PreTrainedModel:

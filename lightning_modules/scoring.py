@@ -1,4 +1,4 @@
-"""One interface for every log-probability: a batch of token ids with a response mask in, sums out."""
+"""ScoringModule: what frozen models say of responses, by whatever way."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,87 +6,27 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import PackedTokenBatch, PackingSetting, TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.batch_search import GPU_TOKENS, largest_that_fits, tokens_for_cpu
 from lightning_modules.frozen import FrozenModelsModule
 from lightning_modules.halving import Halving
-from lightning_modules.language_model import ModelSource, build_skeleton, hidden_states, output_head
+from lightning_modules.language_model import ModelSource, build_skeleton, output_head
 from lightning_modules.loading import DTYPES
 from lightning_modules.logprobs import token_logps
 from lightning_modules.memory import free_memory
 from lightning_modules.packing import Packing
-from lightning_modules.sharding import whole
+from lightning_modules.precision import as_held
+from lightning_modules.response_logps import response_logps, response_states
 
 log = logging.getLogger(__name__)
 AnyBatch = TokenBatch | PackedTokenBatch
-PACKING = Packing()
 RULED = ("cpu",)
 """Devices that do not say when memory runs out."""
 SPARE = 0.9
 """Of the free memory, what a model's weights may take."""
-
-
-class ResponseStates(NamedTuple):
-    """What predicts each response token; T = response tokens of all rows, end to end."""
-
-    hidden: Tensor
-    """(T, h), the state one position before each token."""
-    targets: Tensor
-    """(T,) int64, the tokens."""
-    rows: Tensor
-    """(T,) int64, the row of the batch each belongs to."""
-
-
-def response_states(
-    model: PreTrainedModel, batch: TokenBatch | PackedTokenBatch, packing: Packing = PACKING
-) -> ResponseStates:
-    """Hidden states of the response tokens only: nothing is computed over the head for prompt and padding."""
-    batch, settings = packing.ready(model, batch)
-    hidden = hidden_states(model, batch.input_ids, **settings)
-    if isinstance(batch, PackedTokenBatch):
-        return ResponseStates(hidden.flatten(0, 1)[batch.states], batch.targets, batch.owners)
-    mask = batch.response_mask[:, 1:]
-    return ResponseStates(hidden[:, :-1][mask], batch.input_ids[:, 1:][mask], mask.nonzero()[:, 0])
-
-
-def response_logps(
-    model: PreTrainedModel,
-    batch: TokenBatch | PackedTokenBatch,
-    *,
-    vocabulary: int | None = None,
-    chunk: int | None = None,
-    packing: Packing = PACKING,
-) -> Tensor:
-    """Log-probability of each response given its prompt, summed over its tokens.
-
-    Args:
-        model: A causal language model; gradients reach it unless it is frozen.
-        batch: N responses, in rows of their own or packed.
-        vocabulary: Rows of the head that the softmax runs over (see ``output_head``).
-        chunk: Response tokens whose logits exist at one time; the result does not depend on it.
-        packing: How packed rows are read.
-
-    Returns:
-        (N,) float32, nats. A row without response tokens gives 0.
-    """
-
-    def summed(model: PreTrainedModel) -> Tensor:
-        head, states = output_head(model, vocabulary), response_states(model, batch, packing)
-        per_token = token_logps(states.hidden, head, states.targets, chunk)
-        return per_token.new_zeros(len(batch.row_ids)).index_add(0, states.rows, per_token)
-
-    return whole(model, summed)
-
-
-def response_lengths(batch: TokenBatch | PackedTokenBatch) -> Tensor:
-    """(N,) float32: tokens of each response."""
-    if isinstance(batch, PackedTokenBatch):
-        return torch.bincount(batch.owners, minlength=len(batch.row_ids)).to(torch.float32)
-    return batch.response_mask.sum(-1).to(torch.float32)
 
 
 class ResponseScores(NamedTuple):
@@ -114,7 +54,9 @@ class Scorer(Protocol):
 
 
 class ScoringModule(FrozenModelsModule):
-    """Log-probabilities of responses under each of several frozen models.
+    """Log-probabilities of responses under each of several frozen models, computed in ``dtype``.
+
+    The trainer's precision does not matter: no autocast is on while they are computed.
 
     Takes: ``TokenBatch`` or ``PackedTokenBatch``. ``predict_step`` returns ``ResponseScores``.
 
@@ -154,7 +96,8 @@ class ScoringModule(FrozenModelsModule):
             return ResponseScores(name, batch.row_ids, self.scorers[name].logps(batch))
         settings = {"vocabulary": self._vocabulary(name), "chunk": self.logits_chunk, "packing": self.packing}
         model, halving = self.model(name), self._halving.setdefault(name, Halving(f"the {name}"))
-        logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
+        with as_held(self.device):
+            logps = halving(lambda part: response_logps(model, part, **settings).tolist(), batch)
         return ResponseScores(name, batch.row_ids, logps)
 
     def tokens_a_batch(self, name: str, batch_of: Callable[[int], AnyBatch], longest: int, most: int) -> int:
@@ -182,7 +125,7 @@ class ScoringModule(FrozenModelsModule):
 
             def run(size: int) -> None:
                 batch = move_data_to_device(batch_of(size), self.device)
-                with torch.no_grad(), self.trainer.precision_plugin.predict_step_context():
+                with torch.no_grad(), as_held(self.device):
                     response_logps(model, batch, **settings).tolist()
 
             groups, how = largest_that_fits(run, min(most, max(1, GPU_TOKENS // longest))), f"trying on {self.device}"
@@ -207,8 +150,9 @@ class ScoringModule(FrozenModelsModule):
         if name in self.scorers and not full:
             return self.scorers[name].token_logps(batch)
         model = self.model(name, full=full)
-        head, states = output_head(model, self._vocabulary(name)), response_states(model, batch, self.packing)
-        per_token = token_logps(states.hidden, head, states.targets, self.logits_chunk)
+        with as_held(self.device):
+            head, states = output_head(model, self._vocabulary(name)), response_states(model, batch, self.packing)
+            per_token = token_logps(states.hidden, head, states.targets, self.logits_chunk)
         return [each.tolist() for each in per_token.split(batch.response_mask.sum(-1).tolist())]
 
     def check_room(self, name: str) -> None:

@@ -107,9 +107,16 @@ class PolicyModule(LightningModule):
                 ActivationOffload(policy)
             self.policy = self.spread(policy)
 
-    def spread(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is."""
-        return model if self.device_mesh is None else shard(model, self.device_mesh, str(self.trainer.precision))
+    def spread(self, model: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
+        """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is.
+
+        Args:
+            model: To be computed with.
+            precision: See ``shard``; default: the trainer's.
+        """
+        if self.device_mesh is None:
+            return model
+        return shard(model, self.device_mesh, precision or str(self.trainer.precision))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW-style groups (no decay on biases and norms), linear warm-up, cosine decay a step at a time.

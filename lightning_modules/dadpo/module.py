@@ -1,7 +1,6 @@
 """DaDPOModule: a student trained on preference pairs under the eye of its teacher (arXiv 2506.15717)."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,9 @@ from lightning_modules.dadpo.settings import PAPER, Both, Variants, check_dadpo,
 from lightning_modules.dadpo.variants import sft_loss
 from lightning_modules.language_model import ModelSource, build_language_model, freeze
 from lightning_modules.packing import Packing
+from lightning_modules.precision import as_held
 from lightning_modules.ranks import in_mean, over_ranks
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 from lightning_modules.serving import Engine, Served
 from lightning_modules.trainable import PolicyModule
 
@@ -43,7 +43,7 @@ class DaDPOModule(PolicyModule):
         reference: In live mode; default: the student as it starts. (A student made from config fields starts anew
             in each process: to resume live training from a checkpoint, save it and name its folder.) Where the student
             trains an adapter, that start is the policy with the adapter switched off, in the policy's own dtype.
-        frozen_dtype: Of reference and teacher in live mode; default: the policy's.
+        frozen_dtype: Of reference and teacher in live mode, and of what they compute; default: the policy's.
         packing: How packed rows are read; see ``Packing``.
         name: The stage's name.
         **policy_settings: See ``PolicyModule``.
@@ -100,7 +100,7 @@ class DaDPOModule(PolicyModule):
             assert self.teacher_source is not None
             sources = (*([] if self.reference_is_policy else [self.reference_source]), self.teacher_source)
             built = (build_language_model(source, self.tokenizer, **settings) for source in sources)
-            self._frozen = tuple(self.spread(freeze(model)) for model in built)
+            self._frozen = tuple(self.spread(freeze(model), "32-true") for model in built)  # gathered as they are
             if isinstance(self.reference_source, Mapping) and self.reference_source == self.source:
                 # A student made from nothing has no folder to load again: the reference is a copy of its start.
                 self._frozen[0].load_state_dict(self.trained_policy.state_dict())
@@ -136,9 +136,12 @@ class DaDPOModule(PolicyModule):
             return batch.scores
         *others, teacher = (model.to(self.device) for model in self._frozen)  # type: ignore[arg-type]
         with torch.no_grad():
-            with nullcontext(others[0]) if others else switched_off(self.trained_policy) as reference:
-                of_reference = self._both_logps(reference, batch)
-            return PairScores(*of_reference, *self._both_logps(teacher, batch))
+            with as_held(self.device):  # as the cached ones are made
+                frozen = [self._both_logps(model, batch) for model in (*others, teacher)]
+            if not others:
+                with switched_off(self.trained_policy) as reference:  # which runs as the policy does
+                    frozen.insert(0, self._both_logps(reference, batch))
+            return PairScores(*frozen[0], *frozen[1])
 
     @property
     def reference_is_policy(self) -> bool:

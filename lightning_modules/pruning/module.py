@@ -14,16 +14,15 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.pruning.groups import (
-    IMPORTANCES,
     Coupled,
     channel_scores,
     coupled_layers,
     seeded,
-    torch_pruning,
 )
 from lightning_modules.pruning.plan import Widths
+from lightning_modules.pruning.settings import check_pruning
 from lightning_modules.pruning.surgery import check_prunable, count_parameters, plan_widths, prune, widths_of
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 
 
 class PruningModule(LightningModule):
@@ -68,9 +67,7 @@ class PruningModule(LightningModule):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        if importance not in IMPORTANCES:
-            raise WrongInput(f"unknown importance {importance!r}", "importance", f"one of {', '.join(IMPORTANCES)}")
-        torch_pruning()
+        check_pruning(ratio=ratio, importance=importance, widths=widths, multiple_of=multiple_of)
         self.automatic_optimization = False
         self.name, self.source, self.tokenizer, self.ratio = name, model, tokenizer, ratio
         self.importance, self.pruned_widths, self.multiple_of, self.seed = importance, widths, multiple_of, seed

@@ -59,6 +59,22 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     return replace(anatomy, others=count_parameters(model) - anatomy.parameters(widths_of(model)))
 
 
+def check_widths(ratio: float, pruned: Collection[str], multiple_of: int) -> None:
+    """Refuse what no model could be pruned to; arguments: see ``plan_widths``.
+
+    Raises:
+        WrongInput: No such ratio, no such width, or no such multiples.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise WrongInput(f"the ratio is the share to take out, got {ratio}", "prune_ratio", "above 0 and below 1")
+    named = [pruned] if isinstance(pruned, str) else [str(name) for name in pruned or ()]
+    if not named or set(named) - set(PRUNED):
+        said = ", ".join(named) or "none"
+        raise WrongInput(f"no such widths: {said}", "prune_widths", f"a list of some of {', '.join(PRUNED)}")
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+        raise WrongInput(f"sizes cannot be multiples of {multiple_of}", "prune_multiple_of", "at least 1")
+
+
 def plan_widths(model: PreTrainedModel, ratio: float, pruned: Collection[str], multiple_of: int = 1) -> Widths:
     """The most even widths for the ratio that the model's own config class accepts.
 
@@ -71,19 +87,14 @@ def plan_widths(model: PreTrainedModel, ratio: float, pruned: Collection[str], m
     Raises:
         WrongInput: No such ratio, no such width, or no widths that come within 1 % of what is wanted.
     """
-    if not 0 < ratio < 1:
-        raise WrongInput(f"the ratio is the share to take out, got {ratio}", "prune_ratio", "above 0 and below 1")
-    if not pruned or set(pruned) - set(PRUNED):
-        raise WrongInput(f"no such widths: {', '.join(pruned) or 'none'}", "widths", f"some of {', '.join(PRUNED)}")
-    if multiple_of < 1:
-        raise WrongInput(f"sizes cannot be multiples of {multiple_of}", "multiple_of", "at least 1")
+    check_widths(ratio, pruned, multiple_of)
     for widths in ranked_widths(widths_of(model), anatomy_of(model), ratio, pruned, multiple_of):
         if _accepted(model, widths):
             return widths
     raise WrongInput(
         f"no widths leave {1 - ratio:.4g} of {count_parameters(model)} parameters within 1 %",
         "prune_ratio",
-        f"lower it, prune more of {', '.join(PRUNED)} (widths=), or lower multiple_of",
+        f"lower it, prune more of {', '.join(PRUNED)} (prune_widths=), or lower prune_multiple_of",
     )
 
 
@@ -110,6 +121,12 @@ def prune(model: PreTrainedModel, after: Widths, groups: Sequence[Coupled], scor
         layer.self_attn.num_key_value_groups = after.num_attention_heads // after.num_key_value_heads
     model.tie_weights()
     check_told(model)
+
+
+def with_widths(model: PreTrainedModel, after: Widths) -> PreTrainedModel:
+    """An empty model, on torch's meta device, of the family and config of this one, at other widths."""
+    with torch.device("meta"):
+        return type(model)(_pruned_config(model, after))
 
 
 def check_told(model: PreTrainedModel) -> None:

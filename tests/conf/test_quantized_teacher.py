@@ -58,7 +58,7 @@ def test_its_scores_are_its_own_and_held_against_the_full_one(kind, near, scored
     assert full["scores/computed"] == 14  # the teacher's; the reference is who it was
     assert not any("agreement" in key for key in full)
     names, values = zip(*caches(tmp_path), strict=True)
-    assert names == ("float32", "float32", f"float32, linear layers in {kind}")
+    assert names == (*["float32, no autocast"] * 2, f"float32, no autocast, linear layers in {kind}")
     teacher_full = max(values[:2], key=lambda each: sum(abs(each[key] - values[2][key]) < 2 for key in each))
     apart = [abs(teacher_full[key] - value) for key, value in values[2].items()]
     assert max(apart) > 0

@@ -12,7 +12,7 @@ from lightning_modules.activation_offload import SMALLEST, ActivationOffload, ch
 from lightning_modules.host_copies import COPIES
 from lightning_modules.language_model import build_language_model, build_skeleton
 from lightning_modules.layers import layers_of, stacks_of
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.lightning_modules.late_copies import LateCopies
 from tests.lightning_modules.test_packing import packed_pairs
 from tests.lightning_modules.test_sharding import adam, fit, kept, rows_of

@@ -18,7 +18,7 @@ from lightning_modules import FineTuningModule
 from lightning_modules.adapters import check_settings, switched_off
 from lightning_modules.language_model import build_language_model, build_model
 from lightning_modules.packing import Packing
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from lightning_modules.serving import Engine
 from tests.lightning_modules.test_packing import packed_pairs
 

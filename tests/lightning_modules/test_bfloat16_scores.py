@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_modules.language_model import freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 
 FOUR_LAYERS = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
 FOUR_LAYERS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}

@@ -10,7 +10,7 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules import ScoringModule, memory, scoring
 from lightning_modules.frozen_teacher import check_frozen_teacher, lacks_weights
 from lightning_modules.language_model import build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 
 WIDE = {"initializer_range": 0.2, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 LENGTHS = [(3, 5), (9, 1), (1, 12), (4, 7)]

@@ -16,7 +16,7 @@ from lightning_modules import packing as packing_file
 from lightning_modules.language_model import build_language_model, freeze
 from lightning_modules.packed_attention import BLOCKS, block_attention, flex_mask, visible
 from lightning_modules.packing import FLEX, Packing
-from lightning_modules.scoring import response_lengths, response_logps
+from lightning_modules.response_logps import response_lengths, response_logps
 
 LENGTHS = [(5, 7, 3), (2, 1, 9), (8, 4, 1), (1, 6, 6), (3, 2, 2)]
 WIDE = {"initializer_range": 0.3, "num_hidden_layers": 2}
@@ -90,8 +90,8 @@ def test_packed_shared_and_chunked_is_separate_and_full(family, budget, model_fo
 def test_a_dense_mask_gives_the_same(family, own, model_folder, monkeypatch):
     ours, theirs = model_of(model_folder, family), model_of(model_folder, family)
     ours.set_attn_implementation(own)
-    reads = packing_file._reads_packed_rows
-    monkeypatch.setattr(packing_file, "_reads_packed_rows", lambda model, a: a != BLOCKS and reads(model, a))
+    why_not = packing_file._why_not
+    monkeypatch.setattr(packing_file, "_why_not", lambda model, a: "not now" if a == BLOCKS else why_not(model, a))
     batch, packing = packed_pairs(30), Packing("sdpa")
     logps, expected = response_logps(ours, batch, packing=packing), naive_logps(theirs, batch)
     assert ours.config._attn_implementation == own
@@ -111,7 +111,7 @@ def test_flex_attention_gives_the_same(family, model_folder, monkeypatch):
     model = freeze(model_of(model_folder, family))
     batch = packed_pairs(30)
     expected = response_logps(model, batch.padded())
-    assert packing_file._reads_packed_rows(model, FLEX)
+    assert packing_file._why_not(model, FLEX) is None
     assert model.config._attn_implementation == FLEX
     packing = Packing()
     packing._choices[model] = packing_file.Choice(FLEX, float("inf"))
@@ -253,6 +253,19 @@ def test_settings_that_cannot_be_are_refused(model_folder):
         Packing("on")  # type: ignore[arg-type]
     with pytest.raises(WrongInput, match="FlexAttention trains on CUDA only"):
         response_logps(model_of(model_folder), packed_pairs(), packing=Packing("flex"))
+
+
+def test_flex_is_forced_or_refused(model_folder, monkeypatch):
+    """As on CUDA: what does not go through the trial is not padded for in silence."""
+    model, other = model_of(model_folder), model_of(model_folder, "gpt2")
+    monkeypatch.setattr(type(model), "device", property(lambda model: torch.device("cuda")))
+    monkeypatch.setattr(type(other), "device", property(lambda model: torch.device("cuda")))
+    monkeypatch.setattr(packing_file, "_trial", lambda device: (_ for _ in ()).throw(RuntimeError("no kernel\nat 0x7")))
+    with pytest.raises(WrongInput, match=r"Qwen2ForCausalLM reads no packed rows with it: no kernel \(packing=flex\)"):
+        Packing("flex").choose(model)
+    with pytest.raises(WrongInput, match=r"has no dropout, and the attention of GPT2LMHeadModel has one of 0\.1"):
+        Packing("flex").choose(other)
+    assert Packing("auto").choose(other).attention is None  # which may pad
 
 
 def test_restored_models_have_their_own_attention_until_the_next_packed_batch(model_folder):

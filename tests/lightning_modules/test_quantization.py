@@ -12,7 +12,7 @@ from lightning_modules import DaDPOModule, FineTuningModule
 from lightning_modules.adapters import switched_off
 from lightning_modules.language_model import build_language_model
 from lightning_modules.packing import Packing
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.lightning_modules.test_adapters import LORA, adapted, logits
 from tests.lightning_modules.test_packing import packed_pairs
 

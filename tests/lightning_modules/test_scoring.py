@@ -9,7 +9,8 @@ from datamodules.batches import TokenBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import build_language_model, freeze, output_head
 from lightning_modules.logprobs import token_logps
-from lightning_modules.scoring import ScoringModule, response_lengths, response_logps, response_states
+from lightning_modules.response_logps import response_lengths, response_logps, response_states
+from lightning_modules.scoring import ScoringModule
 
 # Wide weights, so that logits are far from uniform and the families' own treatment of them shows.
 FAMILIES = {
@@ -210,3 +211,21 @@ def test_bfloat16_scores_agree_with_float32_better_than_a_bfloat16_softmax(model
     theirs = (summed.double() - exact).abs() / lengths
     assert ours.max() < 0.03, ours
     assert ours.mean() < theirs.mean() / 3, (ours, theirs)
+
+
+def test_the_trainers_precision_has_no_say_in_scores(tokenizer, model_folder, token_batch, trainer):
+    """The cache keeps them by dtype: under autocast the same key would hold other numbers."""
+    folder, batch = model_folder(initializer_range=0.4), token_batch(LENGTHS)
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        module = ScoringModule({"teacher": folder}, tokenizer)
+        ((scores,),) = [trainer(precision=precision).predict(module, datamodule=Batches([batch]))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            tokens = module.token_logps("teacher", batch)
+        assert [sum(each) for each in tokens] == pytest.approx(scores.logps, abs=1e-3)
+        found.append(scores.logps)
+    assert found[0] == found[1]
+    model = freeze(build_language_model(folder))
+    with torch.autocast("cpu", torch.bfloat16):
+        off = response_logps(model, batch, vocabulary=len(tokenizer)) - torch.tensor(found[0])
+    assert off.abs().max() > 1e-2  # autocast would have told

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from callbacks.run.estimate.reading import Reader, Rows, whole_of
+from callbacks.run.estimate.reading import Reader
+from callbacks.run.estimate.row_lengths import Rows, whole_of
 from callbacks.run.estimate.tokens import Sequences
 from datamodules.wrong_input import WrongInput
 

@@ -47,10 +47,10 @@ def _leaner(work: Work) -> Iterator[tuple[Work, str]]:
     if work.policy is not None and not work.policy.checkpointing:
         work = work._replace(policy=work.policy._replace(checkpointing=True))
         yield work, "gradient_checkpointing=true"
-    if work.policy is not None and work.cuda and not work.policy.offload:
+    if work.policy is not None and work.kind == "training" and work.cuda and not work.policy.offload:
         work = work._replace(policy=work.policy._replace(offload=True))
         yield work, "activation_offload=true"
-    if work.policy is not None and work.policy.adapter is None and work.pretrained:
+    if work.policy is not None and work.policy.adapter is None and work.adaptable:
         adapter = adapter_of(work.policy.shape, RANK, "all-linear")
         work = work._replace(policy=work.policy._replace(adapter=adapter))
         yield work, "lora=all_linear"

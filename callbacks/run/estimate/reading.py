@@ -1,6 +1,5 @@
 """What a composed config leads to: models, tokenizers and rows, as they are or as an earlier stage will make them."""
 
-import random
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,39 +11,29 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from callbacks.run.estimate.models import Reading
+from callbacks.run.estimate.row_lengths import Lengths, Rows, lengths_of, sampled, whole_of
 from callbacks.run.estimate.settings import Settings
 from callbacks.run.estimate.shape import ModelShape, shape_of
 from callbacks.run.plan import stage_config
-from datamodules.encoding import encode_prompt, encode_response, load_tokenizer
-from datamodules.pairs import open_rows, read_prompt, read_response, source_name
-from datamodules.rows import JSON_SUFFIXES, Row, check_messages
+from datamodules.encoding import load_tokenizer
+from datamodules.pairs import source_name
+from datamodules.rows import JSON_SUFFIXES
 from datamodules.wrong_input import WrongInput
 
-ANSWERS = ("chosen", "rejected", "completion")
 FIRST_ROWS = re.compile(r"\[:(\d+)\]$")
 """``org/name@split[:500]``."""
-SHARE = "datamodules.shares.RowShare"
 FILES = (*JSON_SUFFIXES, ".parquet")
 
-Skeleton = Callable[..., nn.Module]
-"""``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
-ReadsPacked = Callable[..., tuple[str | None, float]]
-"""``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
 
+class Parts(NamedTuple):
+    """What knows models: a plan asks it, and no more."""
 
-class Lengths(NamedTuple):
-    """Tokens of a prompt and of the answers that its row has."""
-
-    prompt: int
-    answers: dict[str, int]
-
-
-class Rows(NamedTuple):
-    """A source's rows: all lengths or a sample of them, and what had to be assumed."""
-
-    lengths: list[Lengths]
-    count: int
-    assumed: tuple[str, ...] = ()
+    skeleton: Callable[..., nn.Module]
+    """``skeleton(source, tokenizer)``: a model without weights, on torch's meta device."""
+    reads_packed: Callable[..., tuple[str | None, float]]
+    """``reads_packed(skeleton, packing, cuda)``: how a model reads packed rows, see ``Reading``."""
+    pruned: Callable[..., nn.Module]
+    """``pruned(skeleton, ratio, widths, multiple_of)``: what stage ``prune`` leaves of it, without weights."""
 
 
 class Reader:
@@ -53,12 +42,12 @@ class Reader:
     Args:
         config: The composed config.
         settings: What is assumed where there is nothing to read.
-        skeleton: Makes models without weights.
-        reads_packed: Tells how they read packed rows.
+        parts: Makes models without weights, and tells how they read packed rows.
     """
 
-    def __init__(self, config: DictConfig, settings: Settings, skeleton: Skeleton, reads_packed: ReadsPacked):
-        self.config, self.settings, self.skeleton, self.reads_packed = config, settings, skeleton, reads_packed
+    def __init__(self, config: DictConfig, settings: Settings, parts: Parts):
+        self.config, self.settings, self.parts = config, settings, parts
+        self._skeletons: dict[str, nn.Module] = {}
         self._readings: dict[str, Reading] = {}
         self._shapes: dict[str, ModelShape] = {}
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
@@ -76,18 +65,15 @@ class Reader:
         return self._tokenizers[key]
 
     def shape(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> ModelShape:
-        """The shape of a model; of one still to be trained, that of its start.
+        """The shape of a model; of one still to be trained, that of its start; of one still to be pruned, pruned.
 
         Raises:
-            WrongInput: No such model, or none whose work is known here.
+            WrongInput: No such model, none whose work is known here, or none that can be pruned so.
         """
-        if isinstance(source, str) and (stage := self.maker(source)):
-            module = self.stage(stage)["module"]
-            return self.shape(module.get("student", module.get("model")), tokenizer)
         key = repr(source)
         if key not in self._shapes:
             try:
-                self._shapes[key] = shape_of(self.skeleton(source, tokenizer))
+                self._shapes[key] = shape_of(self._skeleton(source, tokenizer))
             except ValueError as error:
                 where = source if isinstance(source, str) else "model"
                 raise WrongInput(
@@ -97,12 +83,9 @@ class Reader:
 
     def reading(self, source: Any, tokenizer: PreTrainedTokenizerBase, packing: str, cuda: bool) -> Reading:
         """How a model reads packed rows; see ``shape``."""
-        if isinstance(source, str) and (stage := self.maker(source)):
-            module = self.stage(stage)["module"]
-            return self.reading(module.get("student", module.get("model")), tokenizer, packing, cuda)
         key = repr((source, packing, cuda))
         if key not in self._readings:
-            self._readings[key] = Reading(*self.reads_packed(self.skeleton(source, tokenizer), packing, cuda))
+            self._readings[key] = Reading(*self.parts.reads_packed(self._skeleton(source, tokenizer), packing, cuda))
         return self._readings[key]
 
     def rows(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
@@ -137,6 +120,23 @@ class Reader:
         short = re.fullmatch(r"\$\{(\w+)\}", str(raw[part].get(name)))
         return short[1] if short else f"stage.{stage}.{part}.{name}"
 
+    def _skeleton(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        key = repr(source)
+        if key not in self._skeletons:
+            self._skeletons[key] = self._made(source, tokenizer)
+        return self._skeletons[key]
+
+    def _made(self, source: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        maker = self.maker(source) if isinstance(source, str) else None
+        if maker is None:
+            return self.parts.skeleton(source, tokenizer)
+        stage = self.stage(maker)
+        module = stage["module"]
+        start = self._skeleton(module.get("student", module.get("model")), tokenizer)
+        if stage.get("work") != "pruning":
+            return start
+        return self.parts.pruned(start, module["ratio"], module["widths"], module["multiple_of"])
+
     def _read(self, source: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Rows:
         if isinstance(source, Mapping):
             source = hydra.utils.instantiate(dict(source), _convert_="all")
@@ -144,8 +144,8 @@ class Reader:
             if Path(source).is_absolute() or source.startswith(".") or Path(source).suffix in FILES:
                 raise WrongInput("there is no such file", source, "check data=")
             return self._assume(source)
-        kept, count = _sampled(source, self.settings.sample_rows)
-        lengths = [one for row in kept for one in _lengths(row, tokenizer, max_length)]
+        kept, count = sampled(source, self.settings.sample_rows)
+        lengths = [one for row in kept for one in lengths_of(row, tokenizer, max_length)]
         if not lengths:
             raise WrongInput("there are no rows", source_name(source), "give rows with a `prompt`")
         assumed = (f"lengths of {len(kept)} of {count} rows",) if len(kept) < count else ()
@@ -158,44 +158,3 @@ class Reader:
         rows = int(named[1]) if named else made.rows
         said = f"{source}: {rows} rows, prompts of {made.prompt_tokens} tokens"
         return Rows([Lengths(made.prompt_tokens, {})], rows, (said,))
-
-
-def whole_of(source: Any) -> Any:
-    """What the source is a share of (``datamodules/shares.py``), or the source itself."""
-    shared = isinstance(source, Mapping) and source.get("_target_") == SHARE
-    return source["data"] if shared else source
-
-
-def _sampled(source: Any, most: int) -> tuple[list[Row], int]:
-    """A sample of the rows from a seed, with the longest by characters, and how many there are."""
-    generator, kept, count = random.Random(0), [], 0
-    longest: list[tuple[int, int, Row]] = []
-    for count, row in enumerate(open_rows(source), start=1):
-        if len(kept) < most:
-            kept.append(row)
-        elif (place := generator.randrange(count)) < most:
-            kept[place] = row
-        longest = sorted([*longest, (len(str(row.fields)), count, row)])[-8:]
-    if count > most:
-        places = {row.place for row in kept}
-        kept += [row for _, _, row in longest if row.place not in places]
-    return kept, count
-
-
-def _lengths(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Lengths]:
-    if row.fields.get("messages") is not None:
-        turns = check_messages(row.fields["messages"], row.place, "messages", last="assistant")
-        made = [
-            encode_response(tokenizer, turns[:i], turn["content"], row.place, max_length)
-            for i, turn in enumerate(turns)
-            if turn["role"] == "assistant"
-        ]
-        return [Lengths(one.prompt_length, {"completion": len(one.ids) - one.prompt_length}) for one in made]
-    prompt = read_prompt(row)
-    start = len(encode_prompt(tokenizer, prompt, row.place, max_length))
-    answers = {}
-    for field in ANSWERS:
-        if row.fields.get(field):
-            text = read_response(row, field, prompt)
-            answers[field] = len(encode_response(tokenizer, prompt, text, row.place, max_length).ids) - start
-    return [Lengths(start, answers)]

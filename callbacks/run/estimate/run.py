@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.run.estimate.fitting import GIB, SLACK, mend, peak_bytes
 from callbacks.run.estimate.machine import Machine, machine_of, matmul_rate, read_rate
 from callbacks.run.estimate.moments import Moments
-from callbacks.run.estimate.reading import Reader
+from callbacks.run.estimate.reading import Parts, Reader
 from callbacks.run.estimate.settings import Settings
-from callbacks.run.estimate.stages import Planned, work_of
+from callbacks.run.estimate.stages import work_of
 from callbacks.run.estimate.training import activations_of
+from callbacks.run.estimate.training_work import Planned
 from callbacks.run.estimate.work import Cost, Work, cost_of, largest_batch, moments_of
 from datamodules.wrong_input import WrongInput
 
@@ -79,9 +80,9 @@ def plan_of(config: DictConfig, settings: Settings | None = None, rates: Rates |
         WrongInput: No stage works with a model, or what the stages need is not there.
     """
     parts: Any = OmegaConf.to_container(config.estimate, resolve=True)
-    skeleton, reads_packed = (hydra.utils.instantiate(parts.pop(name)) for name in ("skeleton", "reads_packed"))
+    asked = Parts(**{name: hydra.utils.instantiate(parts.pop(name)) for name in Parts._fields})
     settings = settings or Settings(**parts)
-    reader = Reader(config, settings, skeleton, reads_packed)
+    reader = Reader(config, settings, asked)
     trainer = reader.stage(config.stages[0])["trainer"]
     machine = machine_of(trainer, settings)
     found = {name: work_of(reader, name, machine.cuda, machine.devices) for name in config.stages}
@@ -128,7 +129,10 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
     if work.policy is not None:
         adapter = work.policy.adapter
         trained = {} if adapter is None else {"its adapter": adapter.parameters}
-        parameters = {"policy": work.policy.shape.parameters, **trained, **parameters}
+        whose = "before" if work.kind == "pruning" else "policy"
+        parameters = {whose: work.policy.shape.parameters, **trained, **parameters}
+        if work.kind == "pruning":
+            parameters["pruned"] = work.left
     return StagePlan(
         name=name,
         parameters=parameters,
@@ -149,6 +153,8 @@ def _staged(name: str, planned: Planned, machine: Machine, rates: Rates, setting
 
 def _disk(work: Work, cost: Cost) -> float:
     """The newest checkpoint beside the one that is being written, and what is left; or texts; or scores."""
+    if work.kind == "pruning":
+        return work.leaves
     if work.policy is not None:
         return (3 if work.handed_on else 2) * work.policy.checkpoint + work.policy.exported
     if work.kind == "sampling":

@@ -2,25 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from callbacks.run.estimate.answers import answered, max_new
 from callbacks.run.estimate.models import PADDED, Frozen
-from callbacks.run.estimate.reading import Lengths, Reader, Rows
-from callbacks.run.estimate.stage_models import BYTES, frozen_of, packs, policy_of
+from callbacks.run.estimate.reading import Reader
+from callbacks.run.estimate.row_lengths import Lengths, Rows
+from callbacks.run.estimate.stage_models import frozen_of, packs
 from callbacks.run.estimate.tokens import Sequences
+from callbacks.run.estimate.training_work import Planned, fine_tuning, preference, pruning
 from callbacks.run.estimate.work import Work
 from datamodules.wrong_input import WrongInput
-
-VAL_FRACTION = 0.05
-"""What the datamodules hold out where nothing else is said."""
-
-
-class Planned(NamedTuple):
-    """A stage's work, with what was assumed of it."""
-
-    work: Work
-    assumed: tuple[str, ...]
 
 
 def work_of(reader: Reader, name: str, cuda: bool, devices: int = 1) -> Planned | None:
@@ -59,62 +51,8 @@ def _sharded(planned: Planned, trainer: dict[str, Any], devices: int) -> Planned
         return planned
     shards = devices * trainer.get("num_nodes", 1)
     said = ("one shard, since the number of devices is not known (trainer.devices=)",) if shards == 1 else ()
-    return Planned(planned.work._replace(policy=policy._replace(shards=shards)), (*planned.assumed, *said))
-
-
-def _fine_tuning(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
-    return _training(reader, stage, cuda, (stage["datamodule"].get("response", "completion"),), {})
-
-
-def _preference(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned:
-    module = stage["module"]
-    frozen = {}
-    if module.get("mode") == "live":
-        names = {"reference": module.get("reference") or module["student"], "teacher": module["teacher"]}
-        frozen = frozen_of(reader, stage, names, module.get("frozen_dtype") or module["dtype"], cuda)
-        if module.get("lora") and names["reference"] == module["student"]:
-            frozen["reference"] = frozen["reference"]._replace(bytes_a_weight=BYTES[module["dtype"]], shared=True)
-    return _training(reader, stage, cuda, ("chosen", "rejected"), frozen)
-
-
-def _training(
-    reader: Reader, stage: dict[str, Any], cuda: bool, fields: tuple[str, ...], frozen: dict[str, Frozen]
-) -> Planned:
-    module, data, trainer = stage["module"], stage["datamodule"], stage["trainer"]
-    tokenizer = reader.tokenizer(module["tokenizer"])
-    source = module.get("student", module.get("model"))
-    rows = reader.rows(data["data"], tokenizer, data["max_length"])
-    known = answered(reader, data["data"], rows, fields, data["max_length"])
-    held_out, held_out_count = known.rows, round(rows.count * data.get("val_fraction", VAL_FRACTION))
-    count = max(1, rows.count - held_out_count)
-    if data.get("val_data") is not None:
-        others = reader.rows(data["val_data"], tokenizer, data["max_length"])
-        held_out = answered(reader, data["val_data"], others, fields, data["max_length"]).rows
-        count, held_out_count = rows.count, others.count
-    policy = policy_of(reader, stage, cuda)
-    steps = trainer.get("max_steps", -1)
-    epochs = trainer.get("max_epochs") or 1
-    seen = steps * data["batch_size"] * trainer.get("accumulate_grad_batches", 1) / count
-    work = Work(
-        kind="training",
-        models=frozen,
-        rows=known.rows,
-        count=count,
-        batch_size=data["batch_size"],
-        vocabulary=policy.vocabulary,
-        cuda=cuda,
-        policy=policy,
-        passes=seen if steps > 0 and (epochs < 0 or seen < epochs) else max(1, epochs),
-        held_out=held_out if held_out_count else [],
-        held_out_count=held_out_count,
-        longest=known.longest,
-        packing=packs(stage),
-        token_budget=data.get("token_budget"),
-        sort_window=data.get("sort_window", 1),
-        pretrained=isinstance(source, str),
-        handed_on=bool((stage.get("callbacks") or {}).get("state")),
-    )
-    return Planned(work, (*rows.assumed, *known.assumed))
+    work = planned.work._replace(policy=policy._replace(shards=shards), adaptable=False)
+    return Planned(work, (*planned.assumed, *said))
 
 
 def _scoring(
@@ -212,8 +150,9 @@ def _sampling(reader: Reader, stage: dict[str, Any], cuda: bool) -> Planned | No
 
 
 KINDS: dict[str, Callable[[Reader, dict[str, Any], bool], Planned | None]] = {
-    "fine_tuning": _fine_tuning,
-    "preference": _preference,
+    "fine_tuning": fine_tuning,
+    "preference": preference,
+    "pruning": pruning,
     "scoring": _scoring,
     "scoring_rejected": partial(_scoring, fields=("rejected",)),  # the chosen have their scores
     "divergence": _divergence,

@@ -55,6 +55,27 @@ def training_moments(policy: Policy, batch: Batch, frozen: Sequence[tuple[Frozen
     return moments
 
 
+def pruning_moments(policy: Policy, batch: Batch | None) -> Moments:
+    """Moments of a pass over calibration rows, after each of which its gradients go, and of what units are worth.
+
+    Args:
+        policy: What is pruned, without optimizer states.
+        batch: The largest; None: no row is looked at, only weights.
+    """
+    worth = {"worth of units": 2.0 * policy.precision.weights * policy.shape.largest}
+    if batch is None:
+        return {"worth of units": {"weights": policy.weights} | worth}
+    there: Held = {"weights": policy.weights, "gradients": policy.trained}
+    if policy.replicated:
+        there["gradient buckets"] = policy.trained
+    passes = {}
+    for name, held in training_moments(policy, batch).items():
+        if name == "forward" or name.startswith("backward"):
+            gone = {"optimizer"} | ({"gradients"} if name == "forward" else set())
+            passes[name] = {what: size for what, size in held.items() if what not in gone}
+    return passes | {"worth of units": there | worth}
+
+
 def activations_of(policy: Policy, batch: Batch) -> Activations:
     """What autograd keeps between forward and backward pass, on the device and in the host's memory."""
     settings = policy.shape, batch, policy.precision, policy.checkpointing, policy.adapter

@@ -8,14 +8,14 @@ from callbacks.run.estimate.models import PADDED, Frozen, Policy, Reading
 from callbacks.run.estimate.moments import Moments, divergence_moments, sampling_moments, scoring_moments
 from callbacks.run.estimate.packed import packed
 from callbacks.run.estimate.tokens import Reads, Sequences, padded
-from callbacks.run.estimate.training import training_moments
+from callbacks.run.estimate.training import pruning_moments, training_moments
 
 
 class Work(NamedTuple):
     """A stage. What makes it fit is found by replacing a field."""
 
     kind: str
-    """``training``, ``scoring``, ``divergence`` or ``sampling``."""
+    """``training``, ``pruning``, ``scoring``, ``divergence`` or ``sampling``."""
     models: dict[str, Frozen]
     """Of a training in live mode, those beside the policy."""
     rows: list[Sequences]
@@ -48,10 +48,14 @@ class Work(NamedTuple):
     """Of ``batch_size``, how many are of one row: it may count responses."""
     compared: dict[str, Frozen] = {}
     """Scoring: what runs over a few pairs besides, one a batch; its memory counts, its time does not."""
-    pretrained: bool = False
-    """The policy starts from weights that an adapter could stand beside."""
+    adaptable: bool = False
+    """The policy starts from weights that an adapter could stand beside, and is not sharded."""
     handed_on: bool = False
     """What is trained and the optimizer's states are left on disk, for a later round."""
+    left: int = 0
+    """Pruning: parameters of what is left."""
+    leaves: float = 0.0
+    """Pruning: bytes of what is written."""
 
     @property
     def rows_a_batch(self) -> int:
@@ -77,6 +81,8 @@ def moments_of(work: Work) -> Moments:
         longest = max(row.prompt for row in work.rows)
         return sampling_moments(work.models, min(work.batch_size, work.count), longest, work.new[1], work.cuda)
     frozen = {name: (model, largest_batch(work, model.reading)) for name, model in work.models.items()}
+    if work.policy is not None and work.kind == "pruning":
+        return pruning_moments(work.policy, largest_batch(work) if work.passes else None)
     if work.policy is not None:
         return training_moments(work.policy, largest_batch(work, work.policy.reading), list(frozen.values()))
     if work.kind == "divergence":
@@ -89,6 +95,8 @@ def moments_of(work: Work) -> Moments:
 
 def passing_through(work: Work) -> float:
     """Bytes that pass through the allocator's hands in a step: a layer's activations times the layers, kept or not."""
+    if work.kind == "pruning" and not work.passes:
+        return 0.0
     if (policy := work.policy) is not None:
         largest = largest_batch(work, policy.reading)
         return policy.shape.layers * layer_bytes(policy.shape, largest, policy.precision, policy.adapter)

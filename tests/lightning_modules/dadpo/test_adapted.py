@@ -11,7 +11,7 @@ from datamodules.batches import PackedPairBatch
 from datamodules.wrong_input import WrongInput
 from lightning_modules import DaDPOModule
 from lightning_modules.language_model import build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.lightning_modules.test_packing import packed_pairs
 
 WIDE = {"initializer_range": 0.2}

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from datamodules.wrong_input import WrongInput
 from lightning_modules import DaDPOModule
 from lightning_modules.language_model import build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.lightning_modules.dadpo.distilling import (
     BETAS,
     WIDE,
@@ -44,6 +44,24 @@ KEYS = {
     "useful_token_share",
 }
 DROPOUT = {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3}
+
+
+def test_live_scores_are_the_cached_ones_in_mixed_precision_too(folders, tokenizer, batches, trainer):
+    (scored, *_), module = with_scores(batches, folders, tokenizer, trainer), live(folders, tokenizer)
+    found = []
+
+    class Asking(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            with trainer.precision_plugin.train_step_context():
+                assert torch.is_autocast_enabled("cpu")
+                found.append(module.frozen_scores(batches[0]))
+
+    fit = trainer(precision="bf16-mixed", callbacks=[Asking()], max_steps=1)
+    fit.fit(module, datamodule=Batches(batches[:1]))
+    torch.testing.assert_close(torch.stack(found[0]), torch.stack(scored.scores), rtol=0, atol=1e-4)
+    own = module.policy_logps(batches[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (module.policy_logps(batches[0])[0] - own[0]).abs().max() > 1e-3  # autocast would have told
 
 
 def test_cached_and_live_give_one_loss_and_gradient(folders, tokenizer, batches, trainer):

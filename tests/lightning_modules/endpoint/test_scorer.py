@@ -109,7 +109,7 @@ def test_so_many_requests_are_under_way_at_once_and_no_more(model_folder, served
 
 def test_the_same_batch_gives_the_same_order_and_sums(served, token_batch, model_folder):
     from lightning_modules.language_model import build_language_model
-    from lightning_modules.scoring import response_logps
+    from lightning_modules.response_logps import response_logps
 
     batch = token_batch([(2, 5), (7, 1), (4, 4)])
     expected = response_logps(build_language_model(str(model_folder(seed=1))), batch)

@@ -18,7 +18,7 @@ from callbacks.run.estimate.training import training_moments
 from lightning_modules import FineTuningModule
 from lightning_modules.adapters import Adaptation
 from lightning_modules.language_model import build_language_model, build_skeleton
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 from tests.callbacks.run.estimate.test_flops import FIELDS, VOCABULARY, batch, counted
 from tests.callbacks.run.estimate.test_memory import LENGTH, ROWS, kept
 from tests.callbacks.run.estimate.test_moments import PAIRS, PROMPT, RESPONSES, TOLERANCE, WIDE, side, trained

@@ -13,7 +13,7 @@ from callbacks.run.estimate.tokens import Sequences
 from datamodules.collate import collate_responses
 from datamodules.packing import pack
 from lightning_modules.language_model import build_language_model, freeze
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 
 FIELDS = {
     "hidden_size": 32,

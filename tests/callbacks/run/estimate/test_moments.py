@@ -21,7 +21,7 @@ from lightning_modules import DaDPOModule, FineTuningModule
 from lightning_modules.language_model import build_language_model, build_skeleton, freeze
 from lightning_modules.packing import Packing
 from lightning_modules.packing_trial import planned_reading
-from lightning_modules.scoring import response_logps
+from lightning_modules.response_logps import response_logps
 
 PAIRS, PROMPT, RESPONSES, STEPS = 6, 20, (60, 44), 3
 WIDE = {
