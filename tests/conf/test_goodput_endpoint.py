@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import train
-from tests.callbacks.load.fakes import ROOT, Server, fake_aiperf
+from tests.callbacks.load.fakes import Server, fake_aiperf
+from tests.conf.command_apart import start
 
 KEY = "sk-very-secret-42"
 
@@ -154,20 +153,13 @@ def test_after_a_failure_only_the_rates_not_done_are_measured(run, tmp_path, mon
 @pytest.mark.slow
 def test_a_run_killed_under_load_goes_on(run, overrides, tmp_path, monkeypatch):
     behave(monkeypatch, _10="hang")
-    line = [
-        sys.executable,
-        "train.py",
-        *overrides(startup_s=0, drain_s=0, time_limit_s=4),
-        f"hydra.run.dir={tmp_path}/out",
-    ]
-    environment = os.environ | {"SMOOTHTALK_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(tmp_path, "out", *overrides(startup_s=0, drain_s=0, time_limit_s=4))
     so_far = tmp_path / "out/load/aiperf/rate-10/profile_export.jsonl"
     deadline = time.monotonic() + 60
     while not (so_far.exists() and so_far.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     orphan = json.loads(so_far.with_name("seen.json").read_text())["pid"]
     behave(monkeypatch)
     one_line(run(startup_s=0, drain_s=0, time_limit_s=4, rates="[2,10]"), "load of a run that was killed goes on")

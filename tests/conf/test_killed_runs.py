@@ -1,20 +1,16 @@
 """Kill −9 in each stage, start again: the numbers are those of an undisturbed run."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-import train
+from tests.conf.command_apart import run, start
 from tests.conf.tiny import TINY, TINY_RAST
 
-ROOT = Path(train.__file__).parent
 FIRST = ["teacher", "teacher_responses", "dsft", "pairs", "scores"]
 VOLATILE = {"scores/computed", "scores/reused", "teacher_responses/sampled", "pairs/sampled", "answers/sampled"}
 VOLATILE |= {"generate/questions"}
@@ -37,22 +33,12 @@ EXPERIMENTS = {
 """Of each its stages and what makes it small."""
 
 
-def start(experiment: str, folder: Path) -> subprocess.Popen:
-    small = EXPERIMENTS[experiment][1]
-    return subprocess.Popen(
-        [sys.executable, "train.py", f"experiment={experiment}", *small, f"hydra.run.dir={folder}/out"],
-        cwd=ROOT,
-        env=os.environ | {"SMOOTHTALK_CACHE": str(folder / "cache")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def begin(experiment: str, folder: Path) -> BaseProcess:
+    return start(folder, "out", f"experiment={experiment}", *EXPERIMENTS[experiment][1])
 
 
 def final_metrics(experiment: str, folder: Path) -> dict:
-    process = start(experiment, folder)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    run(folder, "out", f"experiment={experiment}", *EXPERIMENTS[experiment][1])
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
     return {key: "timed" if TIMED.search(key) else value for key, value in metrics.items() if key not in VOLATILE}
 
@@ -76,14 +62,14 @@ def test_killed_in_every_stage_it_ends_with_the_same_numbers(tmp_path, experimen
     caught = []
     stages = EXPERIMENTS[experiment][0]
     for stage in stages:
-        process = start(experiment, killed)
+        process = begin(experiment, killed)
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             if half_done(killed, stage):
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 caught.append(stage)
                 break
             time.sleep(0.002)
-        process.communicate()
+        process.join()
     assert len(caught) > len(stages) / 2, caught  # a short one may end between two looks
     assert final_metrics(experiment, killed) == undisturbed

@@ -1,15 +1,12 @@
 """``sampler=vllm`` from the command line, with a stand-in in vLLM's place: vLLM itself needs a GPU."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-import train
+from tests.conf.command_apart import start
 from tests.conf.test_sampler import answers
 from tests.conf.test_wrong_inputs import one_line
 from tests.conf.tiny import PARTS
@@ -84,22 +81,15 @@ def test_it_goes_on_where_vllm_died(command, asked, fake, tmp_path):
 
 def test_kill_9_leaves_no_vllm_behind(asked, fake, tmp_path):
     fake.behave(canned=True, delay_s=0.2)
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *asked, f"hydra.run.dir={tmp_path}/out"],
-        cwd=Path(train.__file__).parent,
-        env=os.environ | {"SMOOTHTALK_CACHE": str(tmp_path / "cache")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path, "out", *asked)
     log = tmp_path / "out/pairs/responses/chosen.jsonl"
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not log.exists():
+    while process.is_alive() and time.monotonic() < deadline and not log.exists():
         time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
+    assert process.is_alive(), (tmp_path / "out.err").read_text()
     assert len(fake.alive()) == 3
     process.kill()
-    process.communicate()
+    process.join()
     assert gone(fake)
     assert 1 <= len(responses(tmp_path / "out")) < 2 * COUNT
 
