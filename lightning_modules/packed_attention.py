@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -17,8 +17,8 @@ from datamodules.batches import PackedTokenBatch
 
 BLOCKS = "packed_blocks"
 """The name that ``block_attention`` has in transformers; without packed rows it is ``sdpa``."""
-
-
+SIDE = 128
+"""Of FlexAttention's blocks, in tokens."""
 NOT_IN_BLOCKS = ("softcap", "s_aux", "position_bias")
 """What some families' attention does beside scores, mask and softmax."""
 
@@ -52,7 +52,10 @@ def dense_mask(batch: PackedTokenBatch, dtype: torch.dtype) -> Tensor:
 
 
 def flex_mask(batch: PackedTokenBatch) -> BlockMask:
-    """The same for FlexAttention, which skips blocks of 128 × 128 that are empty."""
+    """The same for FlexAttention, which skips blocks of 128 × 128 that are empty.
+
+    What ``create_block_mask`` gives, which makes the whole (R, L, L) mask first: here 128 of its rows exist at a time.
+    """
     prompts, responses = batch.prompts, batch.responses
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -61,7 +64,26 @@ def flex_mask(batch: PackedTokenBatch) -> BlockMask:
         return (key <= query) & same_prompt & ((theirs < 0) | (theirs == responses[row, query]))
 
     rows, length = prompts.shape
-    return create_block_mask(sees, rows, None, length, length, device=str(prompts.device))
+    count = -(-length // SIDE)
+    row = torch.arange(rows, device=prompts.device)[:, None, None]
+    places = torch.arange(length, device=prompts.device)
+    pairs = torch.zeros((rows, 1, count, count), dtype=torch.int32, device=prompts.device)
+    for block in range(count):
+        query, key = places[block * SIDE : (block + 1) * SIDE, None], places[: (block + 1) * SIDE]  # none sees ahead
+        seen = sees(row, row, query, key)
+        seen = pad(seen, (0, -len(key) % SIDE, 0, SIDE - len(query))).view(rows, SIDE, block + 1, SIDE)
+        pairs[:, 0, block, : block + 1] = seen.sum((1, 3))
+    whole = pairs == SIDE**2
+    partial = _ordered((pairs > 0) & ~whole)
+    return BlockMask.from_kv_blocks(
+        *partial, *_ordered(whole), BLOCK_SIZE=SIDE, mask_mod=sees, seq_lengths=(length, length)
+    )
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of keys each block of queries has, and which: those first, in their order."""
+    which = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32), which.to(torch.int32)
 
 
 def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> list[Block]:
