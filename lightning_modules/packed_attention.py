@@ -3,6 +3,7 @@
 A token sees what lies before it of its own prompt and of its own response (``PackedTokenBatch``).
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,19 @@ class Block(NamedTuple):
     """Tokens of each; none: padding, which nobody looks at."""
     masks: list[Tensor]
     """Of each response but the first, additive, (tokens, prompt + tokens): causal from the end of the prompt on."""
+
+
+class Blocks:
+    """Blocks, row by row and from left to right.
+
+    No list: torch.compile would look into it, and compile a layer anew for each batch that is laid out otherwise.
+    """
+
+    def __init__(self, blocks: list[Block]):
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
 
 def visible(batch: PackedTokenBatch) -> Tensor:
@@ -86,8 +100,8 @@ def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(-1, dtype=torch.int32), which.to(torch.int32)
 
 
-def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> list[Block]:
-    """The rows as blocks, row by row and from left to right, padding included."""
+def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> Blocks:
+    """The rows as blocks, padding included."""
     rows, length = batch.input_ids.shape
     blocks: list[Block] = []
     ends = [0] * rows
@@ -97,7 +111,7 @@ def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> list[Block]:
         blocks.append(Block(row, prompt, tokens, masks))
         ends[row] = start + prompt + sum(tokens)
     blocks += [Block(row, length - end, [], []) for row, end in enumerate(ends) if end < length]
-    return sorted(blocks, key=lambda block: block.row)  # stable: padding comes last in its row
+    return Blocks(sorted(blocks, key=lambda block: block.row))  # stable: padding comes last in its row
 
 
 def block_attention(
@@ -108,7 +122,7 @@ def block_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    blocks: list[Block] | None = None,
+    blocks: Blocks | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attention that touches no pair of tokens of different prompts: exact work, whatever the rows' length.
@@ -134,13 +148,20 @@ def block_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **settings)
     if others := [name for name in NOT_IN_BLOCKS if settings.get(name) is not None]:
         raise ValueError(f"attention in blocks knows no {', '.join(others)}")
+    return _in_blocks(query, key, value, blocks, dropout, scaling), None
+
+
+@torch.compiler.disable  # its graph would be of these blocks alone, and the next batch has others
+def _in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, dropout: float, scale: float | None
+) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
     rows = zip(*(x.split(1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats))), strict=True)
     held: list[list[Block]] = [[] for _ in range(query.shape[0])]
     for block in blocks:
         held[block.row].append(block)
-    done = [_row(q, k, v, here, dropout, scaling) for (q, k, v), here in zip(rows, held, strict=True)]
-    return torch.cat(done), None
+    done = [_row(q, k, v, here, dropout, scale) for (q, k, v), here in zip(rows, held, strict=True)]
+    return torch.cat(done)
 
 
 def _row(query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], dropout: float, scale: float | None) -> Tensor:
