@@ -3,12 +3,13 @@
 A token sees what lies before it of its own prompt and of its own response (``PackedTokenBatch``).
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -17,8 +18,8 @@ from datamodules.batches import PackedTokenBatch
 
 BLOCKS = "packed_blocks"
 """The name that ``block_attention`` has in transformers; without packed rows it is ``sdpa``."""
-
-
+SIDE = 128
+"""Of FlexAttention's blocks, in tokens."""
 NOT_IN_BLOCKS = ("softcap", "s_aux", "position_bias")
 """What some families' attention does beside scores, mask and softmax."""
 
@@ -33,6 +34,19 @@ class Block(NamedTuple):
     """Tokens of each; none: padding, which nobody looks at."""
     masks: list[Tensor]
     """Of each response but the first, additive, (tokens, prompt + tokens): causal from the end of the prompt on."""
+
+
+class Blocks:
+    """Blocks, row by row and from left to right.
+
+    No list: torch.compile would look into it, and compile a layer anew for each batch that is laid out otherwise.
+    """
+
+    def __init__(self, blocks: list[Block]):
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
 
 def visible(batch: PackedTokenBatch) -> Tensor:
@@ -52,7 +66,10 @@ def dense_mask(batch: PackedTokenBatch, dtype: torch.dtype) -> Tensor:
 
 
 def flex_mask(batch: PackedTokenBatch) -> BlockMask:
-    """The same for FlexAttention, which skips blocks of 128 × 128 that are empty."""
+    """The same for FlexAttention, which skips blocks of 128 × 128 that are empty.
+
+    What ``create_block_mask`` gives, which makes the whole (R, L, L) mask first: here 128 of its rows exist at a time.
+    """
     prompts, responses = batch.prompts, batch.responses
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -61,11 +78,30 @@ def flex_mask(batch: PackedTokenBatch) -> BlockMask:
         return (key <= query) & same_prompt & ((theirs < 0) | (theirs == responses[row, query]))
 
     rows, length = prompts.shape
-    return create_block_mask(sees, rows, None, length, length, device=str(prompts.device))
+    count = -(-length // SIDE)
+    row = torch.arange(rows, device=prompts.device)[:, None, None]
+    places = torch.arange(length, device=prompts.device)
+    pairs = torch.zeros((rows, 1, count, count), dtype=torch.int32, device=prompts.device)
+    for block in range(count):
+        query, key = places[block * SIDE : (block + 1) * SIDE, None], places[: (block + 1) * SIDE]  # none sees ahead
+        seen = sees(row, row, query, key)
+        seen = pad(seen, (0, -len(key) % SIDE, 0, SIDE - len(query))).view(rows, SIDE, block + 1, SIDE)
+        pairs[:, 0, block, : block + 1] = seen.sum((1, 3))
+    whole = pairs == SIDE**2
+    partial = _ordered((pairs > 0) & ~whole)
+    return BlockMask.from_kv_blocks(
+        *partial, *_ordered(whole), BLOCK_SIZE=SIDE, mask_mod=sees, seq_lengths=(length, length)
+    )
 
 
-def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> list[Block]:
-    """The rows as blocks, row by row and from left to right, padding included."""
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of keys each block of queries has, and which: those first, in their order."""
+    which = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32), which.to(torch.int32)
+
+
+def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> Blocks:
+    """The rows as blocks, padding included."""
     rows, length = batch.input_ids.shape
     blocks: list[Block] = []
     ends = [0] * rows
@@ -75,7 +111,7 @@ def blocks_of(batch: PackedTokenBatch, dtype: torch.dtype) -> list[Block]:
         blocks.append(Block(row, prompt, tokens, masks))
         ends[row] = start + prompt + sum(tokens)
     blocks += [Block(row, length - end, [], []) for row, end in enumerate(ends) if end < length]
-    return sorted(blocks, key=lambda block: block.row)  # stable: padding comes last in its row
+    return Blocks(sorted(blocks, key=lambda block: block.row))  # stable: padding comes last in its row
 
 
 def block_attention(
@@ -86,7 +122,7 @@ def block_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    blocks: list[Block] | None = None,
+    blocks: Blocks | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attention that touches no pair of tokens of different prompts: exact work, whatever the rows' length.
@@ -112,13 +148,20 @@ def block_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **settings)
     if others := [name for name in NOT_IN_BLOCKS if settings.get(name) is not None]:
         raise ValueError(f"attention in blocks knows no {', '.join(others)}")
+    return _in_blocks(query, key, value, blocks, dropout, scaling), None
+
+
+@torch.compiler.disable  # its graph would be of these blocks alone, and the next batch has others
+def _in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, dropout: float, scale: float | None
+) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
     rows = zip(*(x.split(1) for x in (query, repeat_kv(key, repeats), repeat_kv(value, repeats))), strict=True)
     held: list[list[Block]] = [[] for _ in range(query.shape[0])]
     for block in blocks:
         held[block.row].append(block)
-    done = [_row(q, k, v, here, dropout, scaling) for (q, k, v), here in zip(rows, held, strict=True)]
-    return torch.cat(done), None
+    done = [_row(q, k, v, here, dropout, scale) for (q, k, v), here in zip(rows, held, strict=True)]
+    return torch.cat(done)
 
 
 def _row(query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], dropout: float, scale: float | None) -> Tensor:

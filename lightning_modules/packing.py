@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from contextlib import nullcontext
 from typing import Any, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
@@ -186,11 +187,14 @@ def _why_not(model: PreTrainedModel, attention: str) -> str | None:
     try:
         batch = _trial(model.device)
         alone = batch.padded()
-        plain = base(input_ids=alone.input_ids, attention_mask=alone.attention_mask, use_cache=False)
-        expected = plain.last_hidden_state[:, :-1][alone.response_mask[:, 1:]]
-        _set_attention(model, attention)
-        laid, settings = _prepared(model, batch, attention)
-        got = base(input_ids=laid.input_ids, use_cache=False, **settings).last_hidden_state.flatten(0, 1)[laid.states]
+        # Compiled layers (compile=true) will see other rows than these; FlexAttention is tried as it will be run.
+        with nullcontext() if attention == FLEX else torch.compiler.set_stance("force_eager"):
+            plain = base(input_ids=alone.input_ids, attention_mask=alone.attention_mask, use_cache=False)
+            expected = plain.last_hidden_state[:, :-1][alone.response_mask[:, 1:]]
+            _set_attention(model, attention)
+            laid, settings = _prepared(model, batch, attention)
+            states = base(input_ids=laid.input_ids, use_cache=False, **settings).last_hidden_state
+        got = states.flatten(0, 1)[laid.states]
         wide = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
         exact = wide and not torch.is_autocast_enabled(model.device.type)
         return None if _close(got.double(), expected.double(), 1e-4 if exact else 0.05) else "its states are others"

@@ -1,6 +1,7 @@
 """What every module that trains one policy shares: how it is built, optimised, guarded and exported."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.activation_offload import ActivationOffload
 from lightning_modules.adapters import Adaptation
+from lightning_modules.compiling import compile_layers
 from lightning_modules.exporting import export
 from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.ranks import clip_gradients
@@ -48,6 +50,7 @@ class PolicyModule(LightningModule):
         attn_implementation: As transformers names it (None: the best that the family has here).
         gradient_checkpointing: Less memory for about a third more time.
         activation_offload: Keep what the backward pass needs in the host's memory; CUDA only.
+        compile: Have the policy's layers compiled; see ``compiling.py``.
         logits_chunk: Response tokens whose logits exist at one time (None: by device).
         padded_vocabulary: Let the softmax run over the padded rows too, instead of the tokenizer's real vocabulary.
         lora: Train an adapter, whose settings these are (``LoRA``), and freeze the weights. None: train them.
@@ -71,6 +74,7 @@ class PolicyModule(LightningModule):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         activation_offload: bool = False,
+        compile: bool = False,
         logits_chunk: int | None = None,
         padded_vocabulary: bool = False,
         lora: Mapping[str, Any] | None = None,
@@ -89,7 +93,7 @@ class PolicyModule(LightningModule):
             "attn_implementation": attn_implementation,
             "gradient_checkpointing": gradient_checkpointing,
         }
-        self.activation_offload = activation_offload
+        self.activation_offload, self.compiled = activation_offload, compile
         self.adaptation = Adaptation(lora, quantization, export_as)
         self.policy: PreTrainedModel | None = None
 
@@ -105,6 +109,8 @@ class PolicyModule(LightningModule):
             self.adaptation.adapt(policy, self.source)
             if self.activation_offload:
                 ActivationOffload(policy)
+            if self.compiled:
+                compile_layers(policy)
             self.policy = self.spread(policy)
 
     def spread(self, model: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
@@ -199,7 +205,9 @@ class PolicyModule(LightningModule):
         """
         if is_sharded(self.policy):
             raise WrongInput("a sharded policy is not served while it is trained", self.name, "export it first")
-        return serve(self.trained_policy, self.tokenizer, workload, engine)
+        # Layers are not compiled for its caches. Without ``compile`` the engine compiles what it will.
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            return serve(self.trained_policy, self.tokenizer, workload, engine)
 
     @property
     def trained_policy(self) -> PreTrainedModel:

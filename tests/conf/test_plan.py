@@ -209,5 +209,7 @@ def test_shards_of_a_policy(planned):
     for held in ("weights", "optimizer", "gradients"):
         assert 8 * eight["moments"]["forward"][held] == one["moments"]["forward"][held]
     assert eight["disk"] == one["disk"]
-    unknown = planned("trainer=fsdp2", *GPUS)["stages"]["dadpo"]
-    assert any("one shard" in said for said in unknown["assumed"])
+    unknown = planned("trainer=fsdp2", "compile=true", *GPUS)["stages"]["dadpo"]
+    for assumed in ("one shard", "layers that are not compiled"):
+        assert any(assumed in said for said in unknown["assumed"])
+        assert not any(assumed in said for said in one["assumed"] + eight["assumed"])

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations import flex_attention as their_flex
 
 from datamodules.batches import PackedTokenBatch
@@ -104,7 +105,7 @@ def test_a_dense_mask_gives_the_same(family, own, model_folder, monkeypatch):
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3_text"])
 def test_flex_attention_gives_the_same(family, model_folder, monkeypatch):
-    """Its unfused form, on the CPU: the compiled kernel needs CUDA."""
+    """Its unfused form, forward, on the CPU: the compiled kernel needs CUDA, and so does any backward pass."""
     monkeypatch.setattr(
         their_flex, "compile_friendly_flex_attention", lambda *states, training, **k: flex_attention(*states, **k)
     )
@@ -130,6 +131,51 @@ def test_who_sees_whom_is_one_rule(model_folder):
     block = flex_mask(batch)
     dense = create_mask(block.mask_mod, *block.shape[:1], 1, *block.seq_lengths, device="cpu")
     assert torch.equal(dense[:, 0], seen)
+
+
+def long_pairs(pairs, longest, budget, seed):
+    """Random pairs of up to ``longest`` tokens a part."""
+    lengths = np.random.default_rng(seed).integers(1, longest + 1, (pairs, 3))
+    return packed_pairs(budget, lengths.tolist(), seed)
+
+
+BLOCKS_OF = ("kv_num_blocks", "kv_indices", "q_num_blocks", "q_indices")
+LAYOUTS = [(5, 9, 40), (9, 90, 700), (3, 300, 900), (2, 700, None), (1, 40, None)]
+"""Pairs, tokens of their longest part, and of a row."""
+
+
+def test_the_mask_in_blocks_is_that_of_the_whole():
+    found = set()
+    exact = packed_pairs(None, [(128, 128, 128)] * 2)
+    for batch in (exact, *(long_pairs(*layout, seed) for seed, layout in enumerate(LAYOUTS))):
+        made = flex_mask(batch)
+        rows, length = batch.prompts.shape
+        dense = create_block_mask(made.mask_mod, rows, None, length, length, device="cpu")
+        assert made.shape == dense.shape
+        assert made.BLOCK_SIZE == dense.BLOCK_SIZE
+        for name in (*BLOCKS_OF, *(f"full_{name}" for name in BLOCKS_OF)):
+            got, expected = getattr(made, name), getattr(dense, name)
+            assert got.dtype == expected.dtype, name
+            assert torch.equal(got, expected), (name, length)
+        found.add((rows > 1, length % 128 == 0, bool(made.full_kv_num_blocks.any()), length > 1024))
+    for i in range(4):  # several rows and one, whole blocks and a rest, …: the layouts have both
+        assert {one[i] for one in found} == {True, False}
+
+
+def test_the_mask_in_blocks_never_exists_whole():
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            largest.append(made.numel() if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    batch = long_pairs(2, 900, None, 0)
+    length = batch.prompts.shape[1]
+    with Sizes():
+        flex_mask(batch)
+    assert 64 * length < max(largest) <= 128 * (length + 128) < length**2 / 4
 
 
 def test_any_packing_order_gives_the_same_sums(model_folder):

@@ -12,7 +12,8 @@ them, without dropout:
 
 In packed rows (``lightning_modules/packed_attention.py``) attention in blocks keeps queries, and keys and values
 repeated (3q); its results before and after they are joined (q more); and for each response but a prompt's first keys
-and values of prompt and response, laid out anew (2q of those tokens). Masks are made once for all layers.
+and values of prompt and response, laid out anew (2q of those tokens). Masks are made once for all layers;
+FlexAttention's is four lists of blocks.
 
 ``tests/callbacks/run/estimate/test_memory.py`` holds it against what autograd says that it has kept.
 """
@@ -27,6 +28,8 @@ CPU_CHUNK_LOGITS = 2**21
 CPU_KEPT_LOGITS = 2**24
 GPU_CHUNK_LOGITS = 2**27
 """Logits that exist at one time; the same as in ``lightning_modules/logprobs.py``, which a test holds."""
+FLEX_SIDE, FLEX_LISTS = 128, 4
+"""Tokens of FlexAttention's blocks, and its lists of them (``lightning_modules/packed_attention.py``)."""
 
 
 class Precision(NamedTuple):
@@ -104,6 +107,8 @@ def around_bytes(shape: ModelShape, batch: Batch, precision: Precision) -> float
     mask = float(batch.rows * batch.length**2 if batch.padded and batch.packed in (None, "dense") else 0)
     if batch.packed is not None:
         mask = mask * precision.products + batch.masked * precision.products + 8 * 3 * batch.predicted
+    if batch.packed == "flex":  # which blocks of keys a block of queries sees in part or whole, and the other way
+        mask += FLEX_LISTS * FLOAT * batch.rows * (-(-batch.length // FLEX_SIDE)) ** 2
     return norm + states + mask + 8 * 3 * batch.tokens
 
 

@@ -102,4 +102,5 @@ def _training(
         adaptable=isinstance(source, str),
         handed_on=bool((stage.get("callbacks") or {}).get("state")),
     )
-    return Planned(work, (*rows.assumed, *known.assumed))
+    said = ("memory and time of layers that are not compiled",) if module.get("compile") else ()
+    return Planned(work, (*rows.assumed, *known.assumed, *said))

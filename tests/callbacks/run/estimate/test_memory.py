@@ -10,6 +10,8 @@ from callbacks.run.estimate.memory import Batch, Precision, layer_bytes
 from callbacks.run.estimate.shape import shape_of
 from lightning_modules import logprobs
 from lightning_modules.language_model import build_language_model, hidden_states
+from lightning_modules.packed_attention import flex_mask
+from tests.lightning_modules.test_packing import packed_pairs
 
 FIELDS = {
     "hidden_size": 32,
@@ -68,6 +70,17 @@ def tolerance(family: str, precision: Precision) -> float:
     if family.startswith("gemma") and precision.weights == 2:
         return 0.1  # multiplies by the norm's weight in float32
     return 0.06 if family == "qwen3" and precision.products == 2 else 0.01  # normalises queries in half precision
+
+
+def test_lists_of_blocks_are_those_of_the_mask(tokenizer):
+    batch = packed_pairs(500, [(60, 90, 130)] * 3)
+    rows, length = batch.input_ids.shape
+    made = flex_mask(batch)
+    lists = (made.kv_indices, made.full_kv_indices, made.q_indices, made.full_q_indices)
+    shape = shape_of(build_language_model({**FIELDS, "model_type": "qwen2", "num_hidden_layers": 1}, tokenizer))
+    blocks, flex = (Batch(rows, length, 9, packed=packed) for packed in ("blocks", "flex"))
+    counted = [memory.around_bytes(shape, one, Precision(4, 2)) for one in (blocks, flex)]
+    assert counted[1] - counted[0] == sum(indices.nbytes for indices in lists) > 0
 
 
 def test_chunks_are_those_of_the_log_probabilities():
