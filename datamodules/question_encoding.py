@@ -63,8 +63,9 @@ class QuestionEncoder:
         self._end, self.pad_id = vocabulary[str(tokenizer.eos_token)], vocabulary[str(tokenizer.pad_token)]
         self._reserved = (self._end, self.pad_id)
         self._mask = vocabulary[MASK]
-        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._no_template = frozenset(special - {self._mask, tokenizer.unk_token_id})
+        allowed = (MASK, str(tokenizer.unk_token))  # any strange letter is unknown
+        added: dict[int, Any] = tokenizer.added_tokens_decoder
+        self._no_template = frozenset(n for n, token in added.items() if token.special and str(token) not in allowed)
         self._known: dict[str, tuple[int, ...]] = {}
 
     def passage(self, example: Example) -> list[int]:
@@ -180,4 +181,5 @@ class QuestionEncoder:
         return known
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
-        return list(self.tokenizer(text, **_AS_TEXT | {"split_special_tokens": not special})["input_ids"])
+        how: dict[str, Any] = _AS_TEXT | {"split_special_tokens": not special}
+        return list(self.tokenizer(text, **how)["input_ids"])
