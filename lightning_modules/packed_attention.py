@@ -151,7 +151,7 @@ def block_attention(
     return _in_blocks(query, key, value, blocks, dropout, scaling), None
 
 
-@torch.compiler.disable  # its graph would be of these blocks alone, and the next batch has others
+@torch.compiler.disable()  # its graph would be of these blocks alone, and the next batch has others
 def _in_blocks(
     query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, dropout: float, scale: float | None
 ) -> Tensor:
