@@ -1,5 +1,6 @@
 """The bank of a run: of its training questions, or a user's own."""
 
+import logging
 from collections.abc import Sequence
 
 from lightning import LightningDataModule
@@ -13,6 +14,8 @@ from datamodules.templates.bank import LARGEST_SIMILARITY
 from datamodules.templates.opening import own_templates
 from datamodules.wrong_input import WrongInput
 
+log = logging.getLogger(__name__)
+
 
 class TemplateBankDataModule(LightningDataModule):
     """Makes or opens the bank; what is to be tested on it is its number of templates.
@@ -20,8 +23,8 @@ class TemplateBankDataModule(LightningDataModule):
     Args:
         data: Training questions.
         val_data: Held-out questions; None: a share of the data.
-        read_too: Further rows that will be used; they are read here to be checked, and that is all.
-        compared: Whether generated questions will be held against those of ``read_too``, so that each row needs one.
+        read_too: Further rows that will be used; they are read here to be checked, and that is all. Whether they need
+            questions is for the stages to say that come; it is told here if they lack them.
         bank: A user's own: a bank saved before (``.jsonl``), or a text file with a template or a question a line.
             None: made of the data.
         least: Templates that will be wanted for one passage.
@@ -40,7 +43,6 @@ class TemplateBankDataModule(LightningDataModule):
         *,
         val_data: RowSource | None = None,
         read_too: Sequence[RowSource | None] = (),
-        compared: bool = False,
         bank: str | None = None,
         least: int = 1,
         drawn: int = 0,
@@ -48,7 +50,7 @@ class TemplateBankDataModule(LightningDataModule):
         largest_similarity: float = LARGEST_SIMILARITY,
     ):
         super().__init__()
-        self.data, self.val_data, self.read_too, self.compared = data, val_data, list(read_too), compared
+        self.data, self.val_data, self.read_too = data, val_data, list(read_too)
         self.given, self.least, self.drawn = bank, least, drawn
         self.largest_similarity = largest_similarity
         self.extractor = TemplateExtractor(spacy_pipeline)
@@ -62,19 +64,13 @@ class TemplateBankDataModule(LightningDataModule):
         held_out = [] if self.val_data is None else read_examples(self.val_data).examples
         for source in self.read_too:
             if source is not None:
-                self._check(read_examples(source, questions=False).examples)
+                _tell_questionless(read_examples(source, questions=False).examples)
         if self.given is None:
             bank = bank_of_examples(examples, self.extractor, self.largest_similarity)
         else:
             bank = open_bank(self.given, self.extractor, self.largest_similarity)
         self._check_size(bank, [*examples, *held_out])
         self.bank = bank
-
-    def _check(self, examples: Sequence[Example]) -> None:
-        without = next((example for example in examples if self.compared and not example.question), None)
-        if without is not None:
-            mend = "give eval_data= rows with `question`, or leave evaluate out of stages="
-            raise WrongInput("the row has no question to compare with", without.id, mend)
 
     def _check_size(self, bank: TemplateBank, examples: Sequence[Example]) -> None:
         where = self.given or source_name(self.data)
@@ -99,3 +95,10 @@ class TemplateBankDataModule(LightningDataModule):
             metrics["dropped_lines"] = self.bank.dropped_lines
             metrics["without_mask"] = sum(MASK not in text for text in texts)
         return metrics
+
+
+def _tell_questionless(examples: Sequence[Example]) -> None:
+    without = [example.id for example in examples if not example.question]
+    if without:
+        told = "%d of %d rows have no question to compare with (the first: %s): stage evaluate will refuse them"
+        log.warning(told, len(without), len(examples), without[0])

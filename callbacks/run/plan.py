@@ -35,8 +35,8 @@ def register_resolvers() -> None:
     is null; ``${unless_live:MODE,VALUE}`` is null in live mode, which looks up no scores; ``${only:DICT,NAMES}`` keeps
     some of a dict's items, and ``${beside:DICT,NAME,VALUE}`` has one more;
     ``${served:SCORER,MODEL,REVISION}`` names a served teacher.
-    ``${runs:STAGE}`` is true if STAGE is one of ``stages``. ``${least_templates:N,K}`` is how many templates a passage
-    needs. ``${log_files:DATA}`` names the latency logs that a file, a glob or a list of them means.
+    ``${least_templates:N,K}`` is how many templates a passage needs. ``${log_files:DATA}`` names the latency logs that
+    a file, a glob or a list of them means.
     """
     for name, function in ARITHMETIC.items():
         OmegaConf.register_new_resolver(name, function, replace=True)
@@ -46,7 +46,6 @@ def register_resolvers() -> None:
     )
     OmegaConf.register_new_resolver("only", _only, replace=True)
     OmegaConf.register_new_resolver("leaves", _leaves, replace=True)
-    OmegaConf.register_new_resolver("runs", lambda stage, *, _root_: stage in (_root_.stages or []), replace=True)
     OmegaConf.register_new_resolver("log_files", lambda data: DictConfig(log_files(data)), replace=True)
 
 

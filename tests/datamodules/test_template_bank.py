@@ -44,11 +44,12 @@ def test_other_rows_are_read_to_be_checked():
         made(read_too=[None, wrong])
 
 
-def test_rows_to_be_compared_with_need_their_questions():
+def test_rows_that_cannot_be_compared_with_are_told(caplog):
     without = {key: value for key, value in ROWS[0].items() if key != "question"} | {"id": "test 1"}
-    made(read_too=[[without]])
-    with pytest.raises(WrongInput, match=r"no question to compare with \(test 1\): give eval_data= rows"):
-        made(read_too=[[without]], compared=True)
+    made(read_too=[ROWS])
+    assert "no question" not in caplog.text
+    made(read_too=[[ROWS[0], without]])
+    assert "1 of 2 rows have no question to compare with (the first: test 1)" in caplog.text
     with pytest.raises(WrongInput, match="no `question`"):
         made(val_data=[without])
 
