@@ -197,9 +197,9 @@ def test_a_loss_that_is_no_number_names_its_rows(distil, model_folder, tmp_path)
 
 
 def test_a_cause_of_ours_keeps_its_traceback(distil, monkeypatch):
-    import lightning_modules.scoring
+    import lightning_modules.response_logps
 
-    monkeypatch.setattr(lightning_modules.scoring, "response_states", lambda *a: 1 / 0)
+    monkeypatch.setattr(lightning_modules.response_logps, "response_states", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         distil()
 
