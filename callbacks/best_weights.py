@@ -45,4 +45,5 @@ class BestWeights(ModelCheckpoint):
             log.warning("%s was never measured: the last weights are exported, not the best", self.monitor)
             return
         checkpoint = trainer.strategy.load_checkpoint(self.best_model_path, weights_only=True)
+        module.on_load_checkpoint(checkpoint)  # an adapter's module lets its frozen base be missing
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
