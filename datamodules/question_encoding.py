@@ -11,7 +11,7 @@ passage is cut evenly around its answer; one that a question is asked about is c
 The answer, the template and the question are never cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ from datamodules.templates.words import MASK, with_masks
 from datamodules.wrong_input import WrongInput
 
 KNOWN_TEXTS = 4096
-"""How many texts an encoder remembers the ids of."""
+"""How many texts an encoder remembers the ids of, and how many answers the places of."""
 _AS_TEXT: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
@@ -67,6 +67,7 @@ class QuestionEncoder:
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         self._no_template = frozenset(n for n, token in added.items() if token.special and str(token) not in allowed)
         self._known: dict[str, tuple[int, ...]] = {}
+        self._places: dict[tuple[str, tuple[int, int]], tuple[int, int]] = {}
 
     def passage(self, example: Example) -> list[int]:
         """The passage with its answer marked.
@@ -149,6 +150,9 @@ class QuestionEncoder:
 
     def _tokens_within(self, text: str, span: tuple[int, int]) -> tuple[int, int]:
         """Which of the text's tokens have a part in the span: the first of them, and the one behind the last."""
+        return _remembered(self._places, (text, span), lambda: self._look_for(text, span))
+
+    def _look_for(self, text: str, span: tuple[int, int]) -> tuple[int, int]:
         written = self.tokenizer(text, **_AS_TEXT, return_offsets_mapping=True)
         offsets = [
             place
@@ -171,15 +175,20 @@ class QuestionEncoder:
 
         Many inputs are made of one passage, one after the other: what was read lately is not read again.
         """
-        known = self._known.get(text)
-        if known is None:
-            ids = self._ids(text, special=False) if text.strip() else []
-            known = tuple(token for token in ids if token not in self._reserved)
-            if len(self._known) >= KNOWN_TEXTS:
-                self._known.clear()
-            self._known[text] = known
-        return known
+        return _remembered(self._known, text, lambda: self._read(text))
+
+    def _read(self, text: str) -> tuple[int, ...]:
+        ids = self._ids(text, special=False) if text.strip() else []
+        return tuple(token for token in ids if token not in self._reserved)
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
         how: dict[str, Any] = _AS_TEXT | {"split_special_tokens": not special}
         return list(self.tokenizer(text, **how)["input_ids"])
+
+
+def _remembered(table: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    if key not in table:
+        if len(table) >= KNOWN_TEXTS:
+            table.clear()
+        table[key] = make()
+    return table[key]

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from datamodules.wrong_input import WrongInput
+from lightning_modules.devices import asks_for_cuda
 from lightning_modules.language_model import build_skeleton
 from lightning_modules.layers import layers_of
 from lightning_modules.loading import ModelSource
@@ -108,8 +109,7 @@ def check_compiler(accelerator: str) -> None:
     Raises:
         WrongInput: No C++ compiler for a CPU, no Triton for CUDA, or another device.
     """
-    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    if cuda:
+    if asks_for_cuda(accelerator):
         if importlib.util.find_spec("triton") is None:
             raise WrongInput("layers are compiled for CUDA by Triton", WHERE, "pip install triton, or set it to false")
     elif accelerator not in ("cpu", "auto"):

@@ -74,6 +74,17 @@ def test_a_passage_is_read_once_for_many_questions_and_what_is_remembered_is_bou
     assert writes.qa(CONTEXT, "Who is it?", (0, 3)) == first
 
 
+def test_the_answer_is_looked_for_once_for_many_questions(monkeypatch):
+    writes, looked = encoder(12), []
+    look_for = QuestionEncoder._look_for
+    monkeypatch.setattr(QuestionEncoder, "_look_for", lambda self, *at: looked.append(at) or look_for(self, *at))
+    kept = {tuple(writes.qa(CONTEXT, question, span)[:3]) for question in ("Who?", "Where?") for span in [(0, 3)]}
+    assert looked == [(CONTEXT, (0, 3))]
+    assert len(kept) == 1
+    writes.qa(CONTEXT, "Who?", (42, 45))  # the second Ada
+    assert looked[1:] == [(CONTEXT, (42, 45))]
+
+
 LONG = [example for example in read_examples(passages(0, "train", 20, 6)).examples]
 
 
