@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-PackingSetting = Literal["auto", "sdpa", "flex", "off"]
+PackingSetting = Literal["auto", "sdpa", "flex", "flash", "off"]
 """Whether pairs come in packed rows, and with which attention they are read; see ``lightning_modules/packing.py``."""
 
 SamplerSetting = Literal["auto", "continuous", "batched", "vllm"]

@@ -13,20 +13,32 @@ from transformers import PreTrainedModel
 
 from datamodules.batches import PackedPrompt, PackedTokenBatch, PackingSetting, TokenBatch
 from datamodules.wrong_input import WrongInput
-from lightning_modules.packed_attention import BLOCKS, blocks_of, dense_mask, flex_mask
+from lightning_modules.packed_attention import BLOCKS
+from lightning_modules.packed_inputs import prepared
+from lightning_modules.packing_checks import (
+    FLASH,
+    FLEX,
+    FORCED,
+    attention_dropout,
+    check_forced,
+    installed_flash,
+    refused,
+    window_of,
+)
 
 log = logging.getLogger(__name__)
-FLEX = "flex_attention"
-WHERE_FLEX, MEND = "packing=flex", "set auto, or sdpa"
 
 
 class Choice(NamedTuple):
     """How a model reads packed rows."""
 
     attention: str | None
-    """``BLOCKS``, ``FLEX``, or the model's own with a dense mask; None: not at all."""
+    """``BLOCKS``, ``FLEX``, of ``FLASH``, or the model's own with a dense mask; None: not at all."""
     window: float
-    """Tokens that a sliding window or chunk holds: prepared masks know nothing of it, so no sequence may be longer."""
+    """Tokens that a sliding window or chunk holds: prepared masks know nothing of it, so no sequence may be longer.
+
+    FlashAttention gets no mask, but the window itself.
+    """
 
     def reads(self, batch: PackedTokenBatch) -> bool:
         """Whether it can."""
@@ -38,7 +50,8 @@ class Packing:
 
     Args:
         setting: ``sdpa``: in blocks, or with a dense mask where a family has its own attention; ``flex``:
-            FlexAttention, on CUDA; ``auto``: flex where it can be, else sdpa; ``off``: packed rows are padded.
+            FlexAttention, on CUDA; ``flash``: FlashAttention, on CUDA and where installed, each response behind a copy
+            of its prompt; ``auto``: flex where it can be, else flash, else sdpa; ``off``: packed rows are padded.
 
     Raises:
         WrongInput: Another setting.
@@ -69,7 +82,7 @@ class Packing:
             return padded, {"attention_mask": padded.attention_mask}
         assert choice.attention is not None
         _set_attention(model, choice.attention)
-        return _prepared(model, batch, choice.attention)
+        return prepared(model, batch, choice.attention)
 
     def computed(self, model: PreTrainedModel, batch: TokenBatch | PackedTokenBatch) -> int:
         """Tokens that the model's layers compute for a batch that it has read, padding included."""
@@ -80,6 +93,8 @@ class Packing:
             return len(batch.row_ids) * batch.longest
         if choice.attention in (BLOCKS, FLEX):
             return batch.input_ids.numel()
+        if choice.attention in FLASH:
+            return sum(length + tokens for _, _, length, held in batch.layout for _, tokens in held)
         return len(batch.layout) * max(length + sum(n for _, n in held) for _, _, length, held in batch.layout)
 
     def restore(self, model: PreTrainedModel) -> None:
@@ -91,28 +106,35 @@ class Packing:
         """Try the attentions that the setting allows, and take the first that reads packed rows right.
 
         Raises:
-            WrongInput: FlexAttention was asked for, and the model cannot train with it here.
+            WrongInput: FlexAttention or FlashAttention was asked for, and the model cannot train with it here.
         """
         if self.setting == "off":
             return Choice(None, 0)
         own = self._own[model] = str(model.config._attn_implementation)
-        cuda, forced = model.device.type == "cuda", self.setting == "flex"
-        if forced:
-            check_flex(model, cuda=cuda)
-        candidates = [FLEX] if forced or (cuda and self.setting == "auto" and not attention_dropout(model)) else []
-        if self.setting in ("auto", "sdpa"):
-            candidates += [BLOCKS] if own != "eager" else []
-            candidates += [own] if own in ("sdpa", "eager") else []
-        for attention in candidates:
+        cuda, forced = model.device.type == "cuda", self.setting in FORCED
+        check_forced(self.setting, model, cuda=cuda)
+        for attention in self._candidates(model, own, cuda):
             why_not = _why_not(model, attention)
             if why_not is None:
                 self._tell(model, f"packed, attention: {attention}")
-                return Choice(attention, window_of(model))
+                return Choice(attention, window_of(model, sliding=attention not in FLASH))
             _set_attention(model, own)
             if forced:
-                raise WrongInput(f"{type(model).__name__} reads no packed rows with it: {why_not}", WHERE_FLEX, MEND)
+                raise refused(self.setting, f"{type(model).__name__} reads no packed rows with it: {why_not}")
         self._tell(model, "padded: this family does not read packed rows right")
         return Choice(None, 0)
+
+    def _candidates(self, model: PreTrainedModel, own: str, cuda: bool) -> list[str]:
+        candidates = []
+        if self.setting == "flex" or (cuda and self.setting == "auto" and not attention_dropout(model)):
+            candidates.append(FLEX)
+        flash = installed_flash(model)
+        if self.setting == "flash" or (cuda and self.setting == "auto" and flash):
+            candidates.append(flash or FLASH[-1])
+        if self.setting in ("auto", "sdpa"):
+            candidates += [BLOCKS] if own != "eager" else []
+            candidates += [own] if own in ("sdpa", "eager") else []
+        return candidates
 
     def _tell(self, model: PreTrainedModel, what: str) -> None:
         line = f"{type(model).__name__}: rows are {what}"
@@ -121,60 +143,9 @@ class Packing:
             log.info(line)
 
 
-def _prepared(
-    model: PreTrainedModel, batch: PackedTokenBatch, attention: str
-) -> tuple[PackedTokenBatch, dict[str, Any]]:
-    device = batch.input_ids.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-    if attention == FLEX:
-        mask: Any = flex_mask(batch)
-    elif attention == BLOCKS:
-        # Four dimensions, so that transformers hands it on as it is; what is seen is said by the blocks.
-        placeholder = torch.zeros((1, 1, 1, 1), dtype=dtype, device=batch.input_ids.device)
-        placed = {"attention_mask": placeholder, "blocks": blocks_of(batch, dtype)}
-        return batch, {"position_ids": batch.position_ids, **placed}
-    else:
-        batch = batch.apart()
-        mask = dense_mask(batch, dtype)
-    return batch, {"position_ids": batch.position_ids, "attention_mask": mask}
-
-
 def _set_attention(model: PreTrainedModel, attention: str) -> None:
     if model.config._attn_implementation != attention:
         model.set_attn_implementation(attention)
-
-
-def attention_dropout(model: PreTrainedModel) -> float:
-    """Of a family's config."""
-    config = model.config.get_text_config()
-    return max(float(getattr(config, name, 0.0) or 0.0) for name in ("attention_dropout", "attn_pdrop"))
-
-
-def check_flex(model: PreTrainedModel | None, *, cuda: bool) -> None:
-    """Refuse FlexAttention where it is asked for and cannot be.
-
-    Args:
-        model: What trains with it; its weights are not looked at. None: not known yet.
-        cuda: Whether it will be on CUDA.
-
-    Raises:
-        WrongInput: It will not, or its attention has dropout.
-    """
-    if not cuda:
-        raise WrongInput("FlexAttention trains on CUDA only", WHERE_FLEX, MEND)
-    if model is not None and (dropout := attention_dropout(model)):
-        what = f"FlexAttention has no dropout, and the attention of {type(model).__name__} has one of {dropout}"
-        raise WrongInput(what, WHERE_FLEX, MEND)
-
-
-def window_of(model: PreTrainedModel) -> float:
-    """Tokens of the shortest sliding window or chunk among the layers."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    windows = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
-    if kinds is not None and set(kinds) == {"full_attention"}:
-        windows = []
-    return min((window for window in windows if window), default=float("inf"))
 
 
 @torch.no_grad()
@@ -192,7 +163,7 @@ def _why_not(model: PreTrainedModel, attention: str) -> str | None:
             plain = base(input_ids=alone.input_ids, attention_mask=alone.attention_mask, use_cache=False)
             expected = plain.last_hidden_state[:, :-1][alone.response_mask[:, 1:]]
             _set_attention(model, attention)
-            laid, settings = _prepared(model, batch, attention)
+            laid, settings = prepared(model, batch, attention)
             states = base(input_ids=laid.input_ids, use_cache=False, **settings).last_hidden_state
         got = states.flatten(0, 1)[laid.states]
         wide = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)

@@ -11,7 +11,8 @@ from lightning_modules.devices import asks_for_cuda
 from lightning_modules.language_model import build_language_model, build_skeleton
 from lightning_modules.loading import ModelSource
 from lightning_modules.packed_attention import BLOCKS
-from lightning_modules.packing import FLEX, Packing, attention_dropout, check_flex, window_of
+from lightning_modules.packing import Packing
+from lightning_modules.packing_checks import FLEX, FORCED, attention_dropout, check_forced, installed_flash, window_of
 
 SMALL: dict[str, int] = {
     "num_hidden_layers": 2,
@@ -39,10 +40,11 @@ def planned_reading(skeleton: PreTrainedModel, packing: PackingSetting, cuda: bo
     Args:
         skeleton: A model without weights.
         packing: The setting.
-        cuda: FlexAttention is for CUDA; without a GPU here it is taken to work where the family names it.
+        cuda: FlexAttention and FlashAttention are for CUDA; without a GPU here they are taken to work where the family
+            names them, the latter where it is asked for or installed.
 
     Returns:
-        ``blocks``, ``flex`` or ``dense``; None: rows will be padded. And the model's window in tokens.
+        ``blocks``, ``flex``, ``flash`` or ``dense``; None: rows will be padded. And the model's window in tokens.
     """
     if packing == "off":
         return None, 0
@@ -50,6 +52,9 @@ def planned_reading(skeleton: PreTrainedModel, packing: PackingSetting, cuda: bo
     wants_flex = cuda and packing in ("auto", "flex") and attention_dropout(skeleton) == 0
     if wants_flex and getattr(skeleton, "_supports_flex_attn", False):
         return "flex", window
+    wants_flash = cuda and (packing == "flash" or (packing == "auto" and installed_flash(skeleton) is not None))
+    if wants_flash and getattr(skeleton, "_supports_flash_attn", False):
+        return "flash", window_of(skeleton, sliding=False)
     own = str(skeleton.config._attn_implementation)
     try:
         choice = Packing("sdpa").choose(_small(skeleton))
@@ -69,12 +74,12 @@ def check_packing(*, packing: str, accelerator: str, model: ModelSource | None =
         model: What reads packed rows, if its folder is here.
 
     Raises:
-        WrongInput: Another setting, or FlexAttention where it cannot be.
+        WrongInput: Another setting, or FlexAttention or FlashAttention where it cannot be.
     """
     Packing(packing)  # type: ignore[arg-type]
-    if packing == "flex":
+    if packing in FORCED:
         here = isinstance(model, Mapping) or (model is not None and Path(model).is_dir())
-        check_flex(build_skeleton(model) if here else None, cuda=asks_for_cuda(accelerator))  # type: ignore[arg-type]
+        check_forced(packing, build_skeleton(model) if here else None, cuda=asks_for_cuda(accelerator))  # type: ignore[arg-type]
 
 
 def _small(skeleton: PreTrainedModel) -> PreTrainedModel:

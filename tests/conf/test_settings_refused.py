@@ -46,8 +46,9 @@ def said(experiment: str, settings: str, stages: str = "", **keys) -> str:
 @pytest.mark.parametrize(
     ("settings", "stages", "parts"),
     [
-        ("packing=banana", "dsft dadpo", ("unknown packing 'banana'", "auto, sdpa, flex, off")),
+        ("packing=banana", "dsft dadpo", ("unknown packing 'banana'", "auto, sdpa, flex, flash, off")),
         ("packing=flex", "teacher_responses scores", ("FlexAttention trains on CUDA only", "set auto, or sdpa")),
+        ("packing=flash", "dsft dadpo", ("FlashAttention trains on CUDA only", "set auto, or sdpa")),
         ("token_budget=0", "pairs dadpo", ("a row of 0 tokens", "token_budget")),
         ("sort_window=0", "pairs scores", ("sorted among 0 steps", "sort_window")),
         ("sort_window=-3", "pairs dadpo", ("sorted among -3 steps", "sort_window")),
@@ -93,6 +94,7 @@ def test_what_cannot_be_is_refused_before_any_stage(settings, stages, parts):
         "trainer.precision=16 packing=off optimizer=adafactor",
         "trainer.strategy=fsdp2 trainer.precision=bf16-mixed",
         "packing=flex trainer.accelerator=gpu",
+        "packing=flash trainer.accelerator=gpu",
     ],
 )
 def test_what_can_be_passes(settings):

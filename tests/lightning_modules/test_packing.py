@@ -16,7 +16,8 @@ from datamodules.wrong_input import WrongInput
 from lightning_modules import packing as packing_file
 from lightning_modules.language_model import build_language_model, freeze
 from lightning_modules.packed_attention import BLOCKS, block_attention, flex_mask, visible
-from lightning_modules.packing import FLEX, Packing
+from lightning_modules.packing import Packing
+from lightning_modules.packing_checks import FLEX, attention_dropout
 from lightning_modules.response_logps import response_lengths, response_logps
 
 LENGTHS = [(5, 7, 3), (2, 1, 9), (8, 4, 1), (1, 6, 6), (3, 2, 2)]
@@ -280,9 +281,9 @@ def test_attention_dropout_trains_in_blocks_and_not_with_flex(model_folder):
     packing = Packing()
     first, second = (response_logps(model, packed_pairs(), packing=packing) for _ in range(2))
     assert not torch.allclose(first, second)
-    assert packing_file.attention_dropout(model) == 0.5
-    assert packing_file.attention_dropout(model_of(model_folder)) == 0
-    assert packing_file.attention_dropout(model_of(model_folder, "gpt2")) == 0.1
+    assert attention_dropout(model) == 0.5
+    assert attention_dropout(model_of(model_folder)) == 0
+    assert attention_dropout(model_of(model_folder, "gpt2")) == 0.1
 
 
 def test_off_is_padded_and_says_nothing(model_folder, caplog):

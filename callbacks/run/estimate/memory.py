@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     padded: bool = True
     """Rows differ in length, so that attention takes a mask."""
     packed: str | None = None
-    """Which attention reads packed rows: ``blocks``, ``flex``, or ``dense`` with one prompt a row; None: none does."""
+    """Which attention reads packed rows: ``blocks``, ``flex``, ``flash``, ``dense`` (one prompt a row); None: none."""
     copied: int = 0
     """Blocks: tokens of the responses but a prompt's first, each with its prompt's."""
     masked: int = 0
@@ -96,7 +96,7 @@ def _attended(shape: ModelShape, batch: Batch) -> float:
     """Numbers of queries, keys, values and, in blocks, results that a layer keeps."""
     if batch.packed == "blocks":
         return 4.0 * shape.query * batch.tokens + 2.0 * shape.query * batch.copied
-    repeated = (batch.padded and batch.packed != "flex") or shape.eager
+    repeated = (batch.padded and batch.packed not in ("flex", "flash")) or shape.eager
     return float(batch.tokens) * (3 * shape.query if repeated else shape.query + 2 * shape.key_value)
 
 
@@ -133,7 +133,7 @@ def passing_bytes(shape: ModelShape, batch: Batch, narrow: int) -> float:
     if batch.packed == "blocks":  # queries, keys and values, these two repeated, and the results, joined and not
         attention = batch.tokens * (5.0 * shape.query + 2 * shape.key_value) + 2.0 * shape.query * batch.copied
     scores = (2 * FLOAT * shape.heads if shape.eager else narrow) if batch.padded or shape.eager else 0
-    square = 0 if batch.packed in ("blocks", "flex") else batch.rows * batch.length**2 * (scores + 1)
+    square = 0 if batch.packed in ("blocks", "flex", "flash") else batch.rows * batch.length**2 * (scores + 1)
     inside = max(float(batch.tokens * feed_forward), attention) + batch.masked
     return batch.tokens * wide_part + narrow * inside + square
 

@@ -33,6 +33,9 @@ def lay_out(rows: Sequence[Sequences], reading: Reading, token_budget: int | Non
     longest, predicted = max(row.longest for row in rows), sum(responses)
     if reading.attention is None or longest > reading.window:
         return LaidOut(Batch(len(responses), longest, predicted), float(len(responses) * longest**2))
+    if reading.attention == "flash":  # each response behind its own copy of its prompt, in one row
+        alone = [row.prompt + response for row in rows for response in row.responses]
+        return LaidOut(Batch(1, sum(alone), predicted, packed="flash"), float(sum(n**2 for n in alone)))
     sizes = [row.tokens for row in rows]
     if reading.attention == "dense":
         width = max(sizes)

@@ -11,6 +11,7 @@ from datamodules.packing import pack
 from lightning_modules.language_model import build_skeleton
 from lightning_modules.packed_attention import blocks_of
 from lightning_modules.packing_trial import planned_reading
+from lightning_modules.unshared import unshared
 
 BLOCKS = Reading("blocks")
 LENGTH = st.integers(1, 30)
@@ -43,6 +44,14 @@ def test_a_dense_mask_is_over_one_prompt_a_row(pairs, token_budget):
     laid, apart = lay_out(pairs, Reading("dense"), token_budget), made(pairs, token_budget).apart()
     assert (laid.batch.rows, laid.batch.length) == tuple(apart.input_ids.shape)
     assert laid.scores == laid.batch.rows * laid.batch.length**2
+
+
+@given(PAIRS, BUDGETS)
+def test_flash_reads_a_copy_of_the_prompt_for_each_response(pairs, token_budget):
+    laid, alone = lay_out(pairs, Reading("flash"), token_budget), unshared(made(pairs, token_budget))
+    assert (laid.batch.rows, laid.batch.length) == tuple(alone.input_ids.shape)
+    assert laid.scores == sum((pair.prompt + response) ** 2 for pair in pairs for response in pair.responses)
+    assert laid.batch.predicted == len(alone.targets)
 
 
 @given(PAIRS, BUDGETS)
@@ -85,6 +94,7 @@ def test_families(tokenizer):
     assert reading("bloom") == (None, 0)  # knows no positions
     assert reading("qwen2", packing="off") == (None, 0)
     assert reading("qwen2", cuda=True) == ("flex", infinite)
+    assert reading("mistral", "flash", cuda=True, sliding_window=77) == ("flash", infinite)
     assert reading("qwen2", "sdpa", cuda=True) == ("blocks", infinite)
     assert reading("qwen2", cuda=True, attention_dropout=0.1) == ("blocks", infinite)  # flex has no dropout
     assert reading("phi3", rope_parameters=None) == ("blocks", infinite)
