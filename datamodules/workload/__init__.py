@@ -2,6 +2,7 @@
 
 from datamodules.workload.arrivals import poisson_arrivals, replayed_arrivals
 from datamodules.workload.data_module import BurstDataModule, WorkloadDataModule
+from datamodules.workload.offered_load import check_load
 from datamodules.workload.prompts import PromptPool
 from datamodules.workload.trace import Trace, read_trace
 
@@ -10,6 +11,7 @@ __all__ = [
     "PromptPool",
     "Trace",
     "WorkloadDataModule",
+    "check_load",
     "poisson_arrivals",
     "read_trace",
     "replayed_arrivals",

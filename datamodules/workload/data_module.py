@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import LoadRequest, Workload
 from datamodules.workload.arrivals import poisson_arrivals, replayed_arrivals
+from datamodules.workload.offered_load import check_times, offered_rates
 from datamodules.workload.prompts import PromptPool
 from datamodules.workload.trace import Trace, read_trace
 from datamodules.wrong_input import WrongInput
@@ -128,21 +129,8 @@ class WorkloadDataModule(_Workloads):
         relative_to: str | None = None,
     ):
         super().__init__(prompts, models, schedulers, trace)
-        given = {"loads": loads, "rates": rates, "time_scales": time_scales}
-        named = [name for name, values in given.items() if values is not None]
-        if len(named) != 1:
-            raise WrongInput(
-                f"{len(named)} of loads, rates and time_scales are given", "config", "give one, null for the others"
-            )
-        self.kind = named[0]
-        self.values = [float(value) for value in given[self.kind] or ()]
-        if not self.values or not all(0 < value < math.inf for value in self.values):
-            raise WrongInput(f"{self.kind} are {self.values}", self.kind, "give numbers above 0")
-        if self.kind == "time_scales" and self.trace is None:
-            raise WrongInput("time_scales without a trace", "time_scales", "give trace=FILE, or loads or rates")
-        if not seeds or not 0 < duration_s < math.inf or not 0 <= warmup_s < math.inf:
-            what = f"seeds {list(seeds)}, duration_s {duration_s}, warmup_s {warmup_s}"
-            raise WrongInput(what, "config", "a seed or more, duration_s above 0, warmup_s of 0 or more")
+        self.kind, self.values = offered_rates(loads, rates, time_scales, trace)
+        check_times(seeds, duration_s, warmup_s)
         self.folder, self.seeds = Path(folder), list(seeds)
         self.duration_s, self.warmup_s = duration_s, warmup_s
         self.capacity, self.relative_to = capacity, relative_to

@@ -1,7 +1,8 @@
 """The serving engine's settings."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -54,3 +55,15 @@ class Engine:
             seed=seed,
             auto_switch_to_flash=False,  # it would ask the Hub for kernels
         )
+
+
+def check_schedulers(schedulers: Iterable[str]) -> None:
+    """Refuse a name that is none of a scheduler.
+
+    Raises:
+        WrongInput: It is not.
+    """
+    known = get_args(Scheduler)
+    for name in schedulers:
+        if name not in known:
+            raise WrongInput(f"unknown scheduler {name!r}", "schedulers", f"one of {', '.join(known)}")

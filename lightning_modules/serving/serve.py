@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from datamodules.batches import LoadRequest, Workload
 from datamodules.wrong_input import WrongInput
 from lightning_modules.language_model import stop_token_ids
-from lightning_modules.serving.engine import Engine, Scheduler
+from lightning_modules.serving.engine import Engine, check_schedulers
 
 _POLL_S = 0.05  # how soon it is noticed that the engine has died
 
@@ -153,10 +153,7 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _check(model: PreTrainedModel, workload: Workload, engine: Engine) -> None:
-    if workload.scheduler not in get_args(Scheduler):
-        raise WrongInput(
-            f"unknown scheduler {workload.scheduler!r}", "schedulers", f"one of {', '.join(get_args(Scheduler))}"
-        )
+    check_schedulers([workload.scheduler])
     room = min(engine.cache_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 62))
     for request in workload.requests:
         if (length := len(request.input_ids) + request.max_new_tokens) > room:

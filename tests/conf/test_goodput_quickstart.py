@@ -44,6 +44,7 @@ def test_a_trace_is_replayed_at_the_rates_and_said(composed, tmp_path):
     assert "time scale" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_load_that_was_killed_goes_on_where_it_was(composed, tmp_path):
     first = train.run(composed(*TINY, "stages=[capacity,serve]"))
     stage = (tmp_path / "out" / "serve").resolve()
@@ -98,7 +99,7 @@ def test_wrong_settings_end_in_one_line(command, tmp_path, wrong, said):
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert said in line
     assert "Traceback" not in err
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*/stage.json"))
 
 
 def test_a_wrong_reader_is_refused_before_anything_is_served(command, tmp_path):
