@@ -21,6 +21,7 @@ in a process of its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -38,10 +39,9 @@ import torch
 import transformers
 import trl
 
-from benchmarks.dadpo_sides import BETA_REF, BETA_TEACHER, PAIRS, PROMPT, RESPONSE, VOCABULARY, Bench, Size
+from benchmarks.dadpo_sides import BETA_REF, BETA_TEACHER, PAIRS, SIZES, WORKLOADS, Bench, Size
 
 SIDES = ("packed", "padded", "live", "TRL")
-SIZES = {"128x4": Size(128, 4, 4, 5), "512x8": Size(512, 8, 1, 3)}
 
 
 class Result(NamedTuple):
@@ -79,30 +79,35 @@ def floor_flops(bench: Bench) -> tuple[float, float]:
     for pair in pairs:
         p, t, s = pair.chosen.prompt_length, len(pair.chosen.response), len(pair.rejected.response)
         seen = p * (p + 1) / 2 + sum(r * p + r * (r + 1) / 2 for r in (t, s))
-        total += 3 * (2 * body * (p + t + s) + 2 * width * VOCABULARY * (t + s) + 4 * layers * width * seen)
+        total += 3 * (
+            2 * body * (p + t + s) + 2 * width * bench.workload.vocabulary * (t + s) + 4 * layers * width * seen
+        )
         tokens += p + t + s
     return total / len(pairs), tokens / len(pairs)
 
 
-def peak_of(name: str, side: str, folder: Path) -> float | None:
+def peak_of(name: str, workload: str, side: str, folder: Path) -> float | None:
     """In a process of its own, which finds scores and models made."""
-    command = [sys.executable, "-m", "benchmarks.dadpo", "--memory", side, "--sizes", name, "--folder", str(folder)]
+    which = ["--sizes", name, "--workloads", workload, "--folder", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.dadpo", "--memory", side, *which]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, folder: Path, threads: int) -> tuple[dict[str, Result], float, float, float]:
+def measure(
+    name: str, workload: str, folder: Path, threads: int, turns: int | None
+) -> tuple[dict[str, Result], float, float, float]:
     """Each side's result, the matmul rate, and the floor's FLOP and tokens a pair."""
     size = SIZES[name]
-    bench = Bench(size, folder, threads)
+    bench = Bench(size, folder, threads, WORKLOADS[workload])
     bench.score()
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     shares: dict[str, list[float]] = {side: [] for side in SIDES}
     now = time.process_time if threads == 1 else time.perf_counter
     rate, losses = 0.0, list[float]()
-    for turn in range(size.turns):
+    for turn in range(turns or size.turns):
         rate = max(rate, matmul_rate(size, now))
         for side in SIDES if turn == 0 else [side for side in SIDES if side != "live"]:
             clock = bench.run(side)
@@ -112,7 +117,7 @@ def measure(name: str, folder: Path, threads: int) -> tuple[dict[str, Result], f
             seconds[side] += clock.seconds
             shares[side] += clock.shares
             print(f"  turn {turn + 1}, {side}: {statistics.median(clock.seconds):.3f} s a step", flush=True)
-    peaks = {side: peak_of(name, side, folder) for side in SIDES}
+    peaks = {side: peak_of(name, workload, side, folder) for side in SIDES}
     results = {
         side: Result(
             statistics.median(seconds[side]), statistics.mean(shares[side]) if shares[side] else None, peaks[side]
@@ -122,13 +127,16 @@ def measure(name: str, folder: Path, threads: int) -> tuple[dict[str, Result], f
     return results, rate, *floor_flops(bench)
 
 
-def rows_of(name: str, measured: tuple[dict[str, Result], float, float, float]) -> list[str]:
-    """The table of one size."""
+def rows_of(name: str, workload: str, measured: tuple[dict[str, Result], float, float, float]) -> list[str]:
+    """The table of one size under one workload."""
     results, rate, flops, tokens = measured
     theirs = results["TRL"]
+    prompt, response, vocabulary = WORKLOADS[workload]
     lines = [
-        f"## Qwen2, width {SIZES[name].width}, {SIZES[name].layers} layers",
+        f"## Qwen2, width {SIZES[name].width}, {SIZES[name].layers} layers, {workload.replace('_', ' ')}",
         "",
+        f"Prompts of {prompt[0]}–{prompt[1]} tokens, responses of {response[0]}–{response[1]}, "
+        f"vocabulary {vocabulary} (tied).",
         f"Floor: {flops / 1e9:.2f} GFLOP a pair of {tokens:.0f} useful tokens; "
         f"matrix products: {rate / 1e9:.0f} GFLOP/s.",
         "",
@@ -148,25 +156,25 @@ def rows_of(name: str, measured: tuple[dict[str, Result], float, float, float]) 
     return [*lines, ""]
 
 
-def table(names: list[str], threads: int) -> str:
+def table(names: list[str], workloads: list[str], threads: int, turns: int | None) -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     clock = "processor time of the one thread" if threads == 1 else "wall time"
     lines = [
-        f"{PAIRS} pairs a step, prompts of {PROMPT[0]}–{PROMPT[1]} tokens, responses of {RESPONSE[0]}–{RESPONSE[1]}, "
-        f"vocabulary {VOCABULARY} (tied), float32,",
-        f"β1 = {BETA_REF}, β2 = {BETA_TEACHER}; {threads} thread(s), {clock}, load average {os.getloadavg()[0]:.1f}; "
-        f"{versions}, TRL {trl.__version__}.",
+        f"{PAIRS} pairs a step, float32, β1 = {BETA_REF}, β2 = {BETA_TEACHER}; {threads} thread(s), {clock}, "
+        f"load average {os.getloadavg()[0]:.1f}; {versions}, TRL {trl.__version__}.",
         "",
     ]
-    for name in names:
+    for name, workload in itertools.product(names, workloads):
         with tempfile.TemporaryDirectory() as folder:
-            lines += rows_of(name, measure(name, Path(folder), threads))
+            lines += rows_of(name, workload, measure(name, workload, Path(folder), threads, turns))
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["chat"])
+    parser.add_argument("--turns", type=int, help="of each side (default: a size's own)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="also write benchmarks/dadpo.md")
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)
@@ -176,10 +184,11 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     if options.memory:
-        clock = Bench(SIZES[options.sizes[0]], options.folder, 1).run(options.memory)
+        workload = WORKLOADS[options.workloads[0]]
+        clock = Bench(SIZES[options.sizes[0]], options.folder, 1, workload).run(options.memory)
         print(json.dumps(clock.extra_bytes))
     else:
-        text = table(options.sizes, options.threads)
+        text = table(options.sizes, options.workloads, options.threads, options.turns)
         print(text)
         if options.write:
             title = "# daDPO: speed and memory, written by `python -m benchmarks.dadpo --write`\n\n"

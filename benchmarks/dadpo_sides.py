@@ -21,8 +21,7 @@ from callbacks.score_writer import ScoreWriter
 from datamodules.preference_pairs import PreferencePairsDataModule
 from lightning_modules import DaDPOModule, ScoringModule
 
-VOCABULARY, PAIRS, BETA_REF, BETA_TEACHER, RATE = 8192, 8, 0.05, 0.05, 1e-4
-PROMPT, RESPONSE = (64, 192), (16, 160)
+PAIRS, BETA_REF, BETA_TEACHER, RATE = 8, 0.05, 0.05, 1e-4
 
 
 class Size(NamedTuple):
@@ -40,33 +39,52 @@ class Size(NamedTuple):
         return 32 if self.width < 512 else 64
 
 
-def make_tokenizer() -> Qwen2Tokenizer:
+class Workload(NamedTuple):
+    """Lengths in tokens, uniform between two bounds, and the vocabulary."""
+
+    prompt: tuple[int, int]
+    response: tuple[int, int]
+    vocabulary: int = 8192
+
+
+SIZES = {"128x4": Size(128, 4, 4, 5), "512x8": Size(512, 8, 1, 3)}
+WORKLOADS = {
+    "chat": Workload((64, 192), (16, 160)),
+    "long_prompt": Workload((512, 512), (256, 256)),
+    "long_response": Workload((128, 128), (512, 512)),
+    "large_vocabulary": Workload((64, 192), (16, 160), vocabulary=151_936),
+}
+
+
+def make_tokenizer(vocabulary: int) -> Qwen2Tokenizer:
     """A word a token, so that text and tokens are the same for everybody."""
     letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Qwen2Tokenizer(vocab=letters, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.add_tokens([AddedToken(f"w{i:04}", normalized=False) for i in range(VOCABULARY - len(tokenizer))])
+    tokenizer.add_tokens([AddedToken(f"w{i:06}", normalized=False) for i in range(vocabulary - len(tokenizer))])
     return tokenizer
 
 
-def make_pairs(count: int, words: int) -> list[dict[str, str]]:
-    """Random words; lengths uniform, the end-of-turn token counted in."""
+def make_pairs(count: int, words: int, workload: Workload) -> list[dict[str, str]]:
+    """Random words; the end-of-turn token is counted in."""
     generator = torch.Generator().manual_seed(0)
 
     def text(low: int, high: int) -> str:
         length = int(torch.randint(low, high + 1, (), generator=generator))
-        return "".join(f"w{i:04}" for i in torch.randint(0, words, (length,), generator=generator).tolist())
+        return "".join(f"w{i:06}" for i in torch.randint(0, words, (length,), generator=generator).tolist())
 
-    answer = (RESPONSE[0] - 1, RESPONSE[1] - 1)
-    return [{"prompt": text(*PROMPT), "chosen": text(*answer), "rejected": text(*answer)} for _ in range(count)]
+    answer = (workload.response[0] - 1, workload.response[1] - 1)
+    return [
+        {"prompt": text(*workload.prompt), "chosen": text(*answer), "rejected": text(*answer)} for _ in range(count)
+    ]
 
 
-def make_models(size: Size, folder: Path) -> dict[str, str]:
-    tokenizer, folders = make_tokenizer(), {}
+def make_models(size: Size, folder: Path, tokenizer: Qwen2Tokenizer) -> dict[str, str]:
+    folders = {}
     for seed, (name, width) in enumerate((("student", size.width), ("teacher", size.width * 3 // 2))):
         torch.manual_seed(seed)
         heads = {"num_attention_heads": width // size.head_width, "num_key_value_heads": 2}
         config = Qwen2Config(
-            vocab_size=VOCABULARY,
+            vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=4 * width,
             num_hidden_layers=size.layers,
@@ -106,10 +124,11 @@ class DaDPOTrainer(trl.DPOTrainer):
 class Bench:
     """The sides over one set of pairs and models."""
 
-    def __init__(self, size: Size, folder: Path, threads: int):
-        self.size, self.folder, self.threads = size, folder, threads
-        self.folders, self.tokenizer = make_models(size, folder), make_tokenizer()
-        self.rows = make_pairs(PAIRS * (size.steps + 1), VOCABULARY - 300)
+    def __init__(self, size: Size, folder: Path, threads: int, workload: Workload = WORKLOADS["chat"]):
+        self.size, self.folder, self.threads, self.workload = size, folder, threads, workload
+        self.tokenizer = make_tokenizer(workload.vocabulary)
+        self.folders = make_models(size, folder, self.tokenizer)
+        self.rows = make_pairs(PAIRS * (size.steps + 1), workload.vocabulary - 300, workload)
         self._peer: Any = None
 
     def data(self, packing: str, scored: bool = True) -> PreferencePairsDataModule:
