@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint benchmark lock clean
+.PHONY: install quickstart test test-slow lint benchmark lock clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder # else the slowest files, of few tests, come last
+
+# Killed runs, several processes, every option from end to end: what `make test` leaves out.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist load -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

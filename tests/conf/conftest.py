@@ -2,7 +2,9 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 import train
 from tests.conf.tiny import CONF
@@ -32,6 +34,10 @@ def command(tmp_path, monkeypatch, capsys):
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        mode = RunMode.MULTIRUN if "-m" in overrides else RunMode.RUN
+        monkeypatch.setattr(
+            Hydra, "get_mode", lambda *a, **k: mode
+        )  # it composes all of the config for no more than this
         capsys.readouterr()
         try:
             train.command_line()

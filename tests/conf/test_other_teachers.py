@@ -19,6 +19,7 @@ def pieces_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_no_number_needs_shared_tokens(composed, pieces_folder, tmp_path, caplog):
     with caplog.at_level("INFO"):
         metrics = train.run(composed(*OTHER, f"tokenizer={pieces_folder}"))

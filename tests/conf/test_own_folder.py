@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import train
 from tests.conf.tiny import TINY
 
@@ -23,6 +25,7 @@ MODULE = """
 """
 
 
+@pytest.mark.slow
 def test_the_readmes_own_folder_works(tmp_path):
     shown = (ROOT / "README.md").read_text().split("names your module by `_target_`,")[1].split("```")[1]
     mine = tmp_path / "mine"

@@ -84,6 +84,7 @@ def test_a_number_of_pairs_and_none(scored):
     assert not any("agreement" in key for key in found)
 
 
+@pytest.mark.slow
 def test_a_served_teacher_is_held_against_its_folder(scored, model_folder, tmp_path):
     pytest.importorskip("openai")
     folder = model_folder(seed=1, **WIDE)

@@ -199,6 +199,7 @@ def test_what_moves_over_the_run_moves_over_all_rounds(rounds):
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+@pytest.mark.slow
 def test_adapters_are_gone_on_with_and_belong_to_the_first_reference(rounds):
     folder, run, _, _ = rounds
     lora = ["lora=all_linear", "lora.rank=4", "lr=3e-3"]

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.conf.test_wrong_inputs import one_line
 from tests.conf.tiny import TINY
 
@@ -19,6 +21,7 @@ def answers(command, tmp_path, name, *overrides):
     return found
 
 
+@pytest.mark.slow
 def test_both_samplers_say_the_same(command, tmp_path):
     batched = answers(command, tmp_path, "batched", "sampler=batched")
     assert len(batched) == 2 * 96

@@ -37,6 +37,7 @@ def numbers(tmp_path):
     return json.loads((tmp_path / "outputs/dadpo_qwen/metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_with_a_served_teacher_learns_what_one_with_its_weights_does(distil, model_folder, tmp_path):
     server = Server(model_folder(seed=1))
     named = ["teacher_scorer=endpoint", "teacher_endpoint.model=tiny", "teacher_endpoint.revision=2026-01"]

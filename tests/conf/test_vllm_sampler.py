@@ -58,6 +58,7 @@ def test_greedy_it_says_what_the_other_samplers_say(command, tmp_path, fake):
     assert not list((tmp_path / "cache").rglob("*.written"))
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_vllm_died(command, asked, fake, tmp_path):
     out = tmp_path / "outputs/dadpo_qwen"
     assert command(*asked)[0] == 0

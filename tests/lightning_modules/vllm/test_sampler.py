@@ -94,6 +94,7 @@ def strange(model_folder, tokenizer, tmp_path):
     return folder, ends
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_the_other_samplers(module, loop, fake, model_folder, strange, tokenizer):
     fake.behave()
     folder, ends = strange
