@@ -2,7 +2,7 @@
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from datamodules.wrong_input import WrongInput
 
