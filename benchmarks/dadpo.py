@@ -1,7 +1,8 @@
 """How fast a daDPO step is and how much memory it takes: packed and cached, against padded, live, and TRL's trainer.
 
-``python -m benchmarks.dadpo`` prints a table; ``--write`` also puts it into ``benchmarks/dadpo.md``. All sides see the
-same pairs in the same steps, start from the same student, and step with the same optimizer; that the losses of all
+``python -m benchmarks.dadpo`` prints a table a size and workload (``--sizes``, ``--workloads``: short chat, or long
+prompts, long responses, a vocabulary of 152k); ``--write`` also puts them into ``benchmarks/dadpo.md``. All sides see
+the same pairs in the same steps, start from the same student, and step with the same optimizer; that the losses of all
 steps agree to 1e-4 is checked. They take turns, each with its own framework's loop, whose first step is not timed, and
 a step's time is the median over all turns (of ``live``, over the first):
 

@@ -21,11 +21,11 @@ def prepared(
         batch: Packed, with shared prompts.
         attention: ``BLOCKS``, ``FLEX``, of ``FLASH``, or a model's own, which takes a dense mask.
     """
-    device = batch.input_ids.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     if attention in FLASH:
         batch = unshared(batch)
         return batch, {"position_ids": batch.position_ids, "attention_mask": None, **_sequences(batch)}
+    device = batch.input_ids.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
     if attention == FLEX:
         mask: Any = flex_mask(batch)
     elif attention == BLOCKS:

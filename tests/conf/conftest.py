@@ -34,10 +34,8 @@ def command(tmp_path, monkeypatch, capsys):
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
-        mode = RunMode.MULTIRUN if "-m" in overrides else RunMode.RUN
-        monkeypatch.setattr(
-            Hydra, "get_mode", lambda *a, **k: mode
-        )  # it composes all of the config for no more than this
+        mode = RunMode.MULTIRUN if "-m" in overrides else RunMode.RUN  # Hydra composes all of the config to know it
+        monkeypatch.setattr(Hydra, "get_mode", lambda *a, **k: mode)
         capsys.readouterr()
         try:
             train.command_line()

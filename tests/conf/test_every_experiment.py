@@ -44,9 +44,10 @@ def test_every_logger_composes(composed, logger):
 @pytest.mark.parametrize("regime", ["short", "long"])
 def test_every_candidate_of_the_claim_resolves(composed, regime):
     config = composed("experiment=dadpo_claim", f"regime={regime}")
-    check_config(config)
     for method, setting in product(config.grid, range(4)):
         config.method, config.setting = method, setting
+        if setting == 0:  # what the checks look at is of the method
+            check_config(config)
         choice = config.grid[method][setting]
         assert config.beta_ref + config.beta_teacher == pytest.approx(choice.b)
         assert stage_config(config, method)["module"]["optimizer"]["lr"] == choice.lr

@@ -33,7 +33,7 @@ WRONG = [
 ]
 
 
-def test_what_can_be_passes(tmp_path):
+def test_what_can_be_passes():
     check_load(**GOOD)
     check_load(**GOOD | {"loads": None, "rates": [3], "relative_to": "none of these"})  # it is not asked for
     assert offered_rates(None, [3], None, None) == OfferedRates("rates", [3.0])
@@ -47,7 +47,7 @@ def test_what_cannot_be_is_refused_here_and_by_the_data_module(changed, said, tm
     takes = inspect.signature(WorkloadDataModule).parameters
     rest = {name: value for name, value in settings.items() if name in takes and name != "models"}
     with pytest.raises(WrongInput, match=said):
-        WorkloadDataModule(None, settings["models"], ["fifo"], folder=tmp_path, **rest)  # type: ignore[arg-type]
+        WorkloadDataModule(None, settings["models"], ["fifo"], folder=tmp_path, **rest)
 
 
 def test_a_trace_and_a_model_that_are_not_there():

@@ -83,6 +83,16 @@ def test_lists_of_blocks_are_those_of_the_mask(tokenizer):
     assert counted[1] - counted[0] == sum(indices.nbytes for indices in lists) > 0
 
 
+def test_flash_attention_keeps_what_flex_attention_does_without_lists_of_blocks(tokenizer):
+    shape = shape_of(build_language_model({**FIELDS, "model_type": "qwen2", "num_hidden_layers": 1}, tokenizer))
+    flash, flex, dense = (Batch(1, 300, 9, packed=packed) for packed in ("flash", "flex", "dense"))
+    assert memory.layer_bytes(shape, flash, Precision()) == memory.layer_bytes(shape, flex, Precision())
+    assert memory.passing_bytes(shape, flash, 4) == memory.passing_bytes(shape, flex, 4)
+    assert memory.passing_bytes(shape, flash, 4) <= memory.passing_bytes(shape, dense, 4) - 4 * 300**2
+    lists = memory.around_bytes(shape, flex, Precision()) - memory.around_bytes(shape, flash, Precision())
+    assert lists == memory.FLEX_LISTS * memory.FLOAT * 3**2  # blocks of 128 tokens
+
+
 def test_chunks_are_those_of_the_log_probabilities():
     assert memory.CPU_CHUNK_LOGITS == logprobs.CPU_CHUNK_LOGITS
     assert memory.GPU_CHUNK_LOGITS == logprobs.GPU_CHUNK_LOGITS
