@@ -8,19 +8,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # a process forked from one that has used more waits for threads it has not
 
 from collections.abc import Callable, Iterator  # noqa: E402
-from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import omegaconf.base  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
 from datamodules.almanac import almanac_tokenizer  # noqa: E402
+from tests.composing import compose_faster  # noqa: E402
 
-# Hundreds of tests resolve the same thousand interpolations; to parse one takes two milliseconds, and it never changes.
-omegaconf.base.parse = cache(omegaconf.base.parse)
+compose_faster()
 torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where a core is busy
 
 TINY = {

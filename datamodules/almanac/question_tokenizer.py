@@ -8,6 +8,7 @@ import math
 import re
 import string
 from collections import Counter
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
@@ -23,6 +24,13 @@ SPELT = -25.0
 _PIECE = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 
 
+@cache  # every stage of a run asks for the same ones
+def _counts(seed: int, sentences: int) -> Counter[str]:
+    """How often each word occurs."""
+    texts = (row[field] for row in passages(seed, "train", ROWS, sentences) for field in ("context", "question"))
+    return Counter(piece for text in texts for piece in _PIECE.findall(text))
+
+
 def almanac_question_tokenizer(seed: int = 0, sentences: int = 1) -> PreTrainedTokenizerBase:
     """A T5 tokenizer whose pieces are the almanac's words.
 
@@ -35,8 +43,7 @@ def almanac_question_tokenizer(seed: int = 0, sentences: int = 1) -> PreTrainedT
         that mark answers, templates and masks. The same arguments give the same tokenizer, and so does loading it from
         where it was saved. Characters outside printable ASCII are ``<unk>``.
     """
-    texts = (row[field] for row in passages(seed, "train", ROWS, sentences) for field in ("context", "question"))
-    counts = Counter(piece for text in texts for piece in _PIECE.findall(text))
+    counts = _counts(seed, sentences)
     total = sum(counts.values())
     scores = {f"{SPACE}{piece}": math.log(count / total) for piece, count in sorted(counts.items())}
     for character in (SPACE, *string.digits, *string.ascii_letters, *string.punctuation):

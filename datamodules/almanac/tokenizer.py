@@ -7,7 +7,8 @@ Prices and years become one token each all the same, as added tokens.
 
 import json
 from collections.abc import Iterator
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 from tokenizers import pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Tokenizer
@@ -38,6 +39,17 @@ def _texts(seed: int) -> Iterator[str]:
         yield from (row["context"], row["question"], row["answer"])
 
 
+@cache  # every stage of a run asks for the same one
+def _trained(vocab_size: int, seed: int) -> str:
+    """Vocabulary and merges, in JSON."""
+    untrained = Qwen2Tokenizer().backend_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    untrained.train_from_iterator(_texts(seed), trainer)
+    model: dict[str, Any] = json.loads(untrained.to_str())["model"]
+    return json.dumps({part: model[part] for part in ("vocab", "merges")})
+
+
 def almanac_tokenizer(vocab_size: int = 1024, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train the tokenizer: byte-level BPE, so that any text can be told (in Unicode's normal form C, as in Qwen2).
 
@@ -55,14 +67,7 @@ def almanac_tokenizer(vocab_size: int = 1024, seed: int = 0) -> PreTrainedTokeni
     """
     if vocab_size < LEAST_VOCABULARY:
         raise WrongInput(f"a vocabulary of {vocab_size}", "almanac, vocab_size", f"take {LEAST_VOCABULARY} or more")
-    untrained = Qwen2Tokenizer().backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 3 - len(NUMBERS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    untrained.train_from_iterator(_texts(seed), trainer)
-    trained = json.loads(untrained.to_str())["model"]
+    trained = json.loads(_trained(vocab_size - 3 - len(NUMBERS), seed))
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
         merges=cast(

@@ -53,6 +53,7 @@ def test_a_target_scale_sets_beta_teacher_by_the_scores_and_spares_the_baseline(
     assert metrics["scores/computed"] == 0
 
 
+@pytest.mark.slow
 def test_a_schedule_moves_beta_teacher_over_the_run_and_goes_on_after_a_kill(run, monkeypatch):
     settings = ["beta_schedule=cosine", "beta_teacher_start=0.1", "checkpoint_every=3"]
     whole, folder = run(*settings)

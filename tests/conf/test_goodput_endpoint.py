@@ -131,6 +131,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(run, server, 
     assert "bad key ***" in (tmp_path / "out/load/rate-10.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_measured_server_is_measured_again_when_asked(run, tmp_path):
     assert [run()[0], run()[0], calls(tmp_path)] == [0, 0, ["2", "10"]]
     assert run(measurement=2)[0] == 0
@@ -199,6 +200,7 @@ def test_a_server_that_fails_every_request(run, monkeypatch):
     one_line(run(), "(exit code 1): All 4 requests failed. The first: 500: Internal Server Error: overloaded (")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_under_load(run, server, tmp_path, monkeypatch):
     behave(monkeypatch, _10="die")
     started = time.monotonic()

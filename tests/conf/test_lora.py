@@ -97,6 +97,7 @@ def test_all_weights_in_mixed_bfloat16(lora):
     assert {p.dtype for p in kept["state_dict"].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_on_a_quantized_base(kind, lora):
     pytest.importorskip("bitsandbytes", reason="quantized bases need bitsandbytes")

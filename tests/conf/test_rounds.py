@@ -147,6 +147,7 @@ def curve(folder: Path, stage: str, key: str) -> list[float]:
     return list({row["step"]: row[f"{stage}/train/{key}"] for row in lines if f"{stage}/train/{key}" in row}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["dadpo_1", "dadpo"])
 def test_killed_in_a_round_it_ends_with_the_same_student(rounds, monkeypatch, killed_in):
     folder, run, metrics, _ = rounds

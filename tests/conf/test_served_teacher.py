@@ -90,6 +90,7 @@ def test_wrong_settings_are_told_before_any_stage_runs(distil, overrides, said, 
     assert not (tmp_path / "outputs/dadpo_qwen/scores").exists()
 
 
+@pytest.mark.slow
 def test_a_served_teacher_of_other_tokens(distil, model_folder, tmp_path):
     from tests.other_tokenizers import saved_model, word_tokenizer
 

@@ -80,6 +80,7 @@ def test_it_goes_on_where_vllm_died(command, asked, fake, tmp_path):
     assert responses(tmp_path / "outputs/again") == undisturbed
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_vllm_behind(asked, fake, tmp_path):
     fake.behave(canned=True, delay_s=0.2)
     process = start(tmp_path, "out", *asked)

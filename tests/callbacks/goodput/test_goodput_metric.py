@@ -165,6 +165,7 @@ def _one_of_two(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_equal_one(tmp_path):
     """Also where the second one has served nothing, and on both sides of the limit of exact quantiles."""

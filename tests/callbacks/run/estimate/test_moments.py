@@ -23,12 +23,12 @@ from lightning_modules.packing import Packing
 from lightning_modules.packing_trial import planned_reading
 from lightning_modules.response_logps import response_logps
 
-PAIRS, PROMPT, RESPONSES, STEPS = 6, 20, (60, 44), 3
+PAIRS, PROMPT, RESPONSES, STEPS = 6, 20, (60, 44), 2
 WIDE = {
     "model_type": "qwen2",
     "hidden_size": 96,
     "intermediate_size": 256,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
