@@ -44,13 +44,13 @@ class FineTuningModule(PolicyModule):
         """Mean negative log-likelihood of the batch's response tokens."""
         learnt = self._loss(batch)
         means = {"loss": learnt.loss} | ({} if learnt.accuracy is None else {"accuracy": learnt.accuracy})
-        means, weight = over_ranks(self, means, learnt.tokens)
+        means, weight, tokens = over_ranks(self, means, learnt.tokens)
         self.log(f"{self.name}/train/loss", means["loss"].detach(), prog_bar=True)
         self.log(f"{self.name}/train/response_tokens", learnt.tokens / len(batch.input_ids))
         if learnt.accuracy is not None:
             self.log(f"{self.name}/train/accuracy", means["accuracy"])
         row_ids = batch.row_ids if isinstance(batch, TokenBatch) else [f"of batch {batch_idx}"]
-        return self.guard(learnt.loss * weight, row_ids)
+        return self.guard(learnt.loss * weight, row_ids) * self.accumulation.weight(self, tokens)
 
     def validation_step(self, batch: TokenBatch | Seq2SeqBatch, batch_idx: int) -> None:
         """The same on held-out rows, weighted by tokens so that batches of any size add up."""

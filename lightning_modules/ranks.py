@@ -1,7 +1,7 @@
 """A step of several ranks is one step on all their items: weights of losses, logged means, and clipping."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -11,9 +11,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def over_ranks(
-    module: LightningModule, means: Mapping[str, Tensor], count: Tensor | int
-) -> tuple[dict[str, Tensor], Tensor | float]:
+class OverRanks(NamedTuple):
+    """A batch of all ranks."""
+
+    means: dict[str, Tensor]
+    weight: Tensor | float
+    """Of this rank's loss."""
+    items: Tensor | int
+    """Of all ranks."""
+
+
+def over_ranks(module: LightningModule, means: Mapping[str, Tensor], count: Tensor | int) -> OverRanks:
     """Means over this rank's items as means over all ranks' items, and the weight of this rank's loss.
 
     Gradients are averaged over ranks (DDP, FSDP2). For the gradient of the mean over all items, the loss of a rank with
@@ -26,13 +34,13 @@ def over_ranks(
     """
     trainer = module._trainer
     if trainer is None or trainer.world_size == 1:
-        return dict(means), 1.0
+        return OverRanks(dict(means), 1.0, count)
     items = torch.as_tensor(count, device=module.device, dtype=torch.float32)
     sums = torch.stack([*(value.detach().float() * items for value in means.values()), items])
     sums = trainer.strategy.reduce(sums, reduce_op="sum")
     assert isinstance(sums, Tensor)
     total = sums[-1].clamp(min=1)
-    return dict(zip(means, sums[:-1] / total, strict=True)), items * trainer.world_size / total
+    return OverRanks(dict(zip(means, sums[:-1] / total, strict=True)), items * trainer.world_size / total, sums[-1])
 
 
 def in_mean(count: float, *, gather: bool) -> dict[str, Any]:

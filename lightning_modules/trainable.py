@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Workload
 from datamodules.wrong_input import WrongInput
+from lightning_modules.accumulation import Accumulation
 from lightning_modules.activation_offload import ActivationOffload
 from lightning_modules.adapters import Adaptation
 from lightning_modules.compiling import compile_layers
@@ -95,6 +96,7 @@ class PolicyModule(LightningModule):
         }
         self.activation_offload, self.compiled = activation_offload, compile
         self.adaptation = Adaptation(lora, quantization, export_as)
+        self.accumulation = Accumulation()
         self.policy: PreTrainedModel | None = None
 
     def configure_model(self) -> None:
@@ -138,7 +140,8 @@ class PolicyModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the learning rate that this step is taken with."""
+        """Make the gradient that of all the update's items, and log the learning rate that this step is taken with."""
+        self.accumulation.finish(self, self.parameters())
         self.log(f"{self.name}/train/lr", optimizer.param_groups[0]["lr"])
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *limits: Any, **named_limits: Any) -> None:

@@ -180,10 +180,11 @@ class DaDPOModule(PolicyModule):
         loss, sft, training = result.loss.mean(), sft_loss(policy[0], lengths[0]), split == "train"
         means = {"loss": loss.detach(), **self._diagnostics(batch, result, policy, lengths)}
         of_tokens, pairs = {"sft_loss": sft.detach()}, len(batch.row_ids)
-        weight = tokens_weight = 1.0
-        if training:  # one mean is over pairs, the other over tokens, of all ranks
-            means, weight = over_ranks(self, means, pairs)
-            of_tokens, tokens_weight = over_ranks(self, of_tokens, lengths[0].sum())
+        weight = tokens_weight = share = 1.0
+        if training:  # one mean is over pairs, the other over tokens, of all ranks; an update's batches count by pairs
+            means, weight, of_all = over_ranks(self, means, pairs)
+            of_tokens, tokens_weight, _ = over_ranks(self, of_tokens, lengths[0].sum())
+            share = self.accumulation.weight(self, of_all)
         if sft_weight := self.variants.sft_weight:
             means["loss"] = means["loss"] + sft_weight * of_tokens["sft_loss"]
         tokens = in_mean(float(lengths[0].sum()), gather=not training)
@@ -191,7 +192,7 @@ class DaDPOModule(PolicyModule):
         settings = in_mean(pairs, gather=not training)
         self.log(f"{self.name}/{split}/loss", means.pop("loss"), prog_bar=True, **settings)
         self.log_dict({f"{self.name}/{split}/{key}": value for key, value in means.items()}, **settings)
-        return loss * weight + (sft_weight * sft * tokens_weight if sft_weight else 0.0)
+        return (loss * weight + (sft_weight * sft * tokens_weight if sft_weight else 0.0)) * share
 
     def _diagnostics(
         self, batch: PairBatch | PackedPairBatch, result: DaDPOLoss, policy: Both, lengths: Both
