@@ -1,6 +1,6 @@
 """What ``compile=true`` makes of a packed training step on this machine: seconds at first, and a step's after that.
 
-``python -m benchmarks.dadpo_compiled`` prints the rows of the table at the end of ``benchmarks/dadpo.md``. One thread
+``python -m benchmarks.dadpo_compiled`` prints the rows of the table in ``benchmarks/dadpo_compiled.md``. One thread
 and its processor time, compilers included; policies with layers as they are and compiled take turns on the same
 batches, forward and backward pass; a step's time is the median. The losses are checked to agree to 1e-4.
 """
