@@ -120,7 +120,7 @@ def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path
             config = compose("train", overrides=["experiment=rast_lambda", *paths, *overrides])
         return {name: stage_config(config, name) for name in config.stages}
 
-    before, after = stages("diversity_weight=0"), stages("diversity_weight=3.0", "lr=1e-4")
+    before, after = stages("diversity_weight=0"), stages("diversity_weight=3.0", "lr=3e-4")
     assert [name for name in before if before[name] != after[name]] == ["rl"]
 
 
