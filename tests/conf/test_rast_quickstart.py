@@ -221,11 +221,11 @@ def test_a_trained_run_asks_about_a_file(quickstart, tmp_path):
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples (../shared/data/question_generation) are not here")
 def test_real_passages_and_a_users_own_bank(tmp_path):
     """A tokenizer is trained on them, a part of the passages is held out, and the bank is of another's questions."""
-    lines = (SAMPLES / "fairytaleqa_train.jsonl").read_text().splitlines()[:120]
+    lines = (SAMPLES / "fairytaleqa_train.jsonl").read_text().splitlines()[:60]
     data, bank = tmp_path / "stories.jsonl", tmp_path / "bank.txt"
     data.write_text("\n".join(lines) + "\n")
     bank.write_text("\n".join((SAMPLES / "squad_du_dev_questions.txt").read_text().splitlines()[:200]) + "\n")
-    small = ["split.tokenizer.size=400", "max_length=400", "split.test_share=0.2", "methods=[rast,fine_tuned,nucleus]"]
+    small = ["split.tokenizer.size=400", "max_length=160", "split.test_share=0.2", "methods=[rast,fine_tuned,nucleus]"]
     metrics = run_in(tmp_path, *TINY_RAST, f"data={data}", f"bank={bank}", *small)
     assert metrics["vanilla/rows"] + metrics["generate/rows"] == len(lines)
     assert metrics["generate/rows"] > 0
