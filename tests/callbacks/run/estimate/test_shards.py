@@ -33,7 +33,7 @@ def test_a_rank_s_share_and_what_is_gathered(shards, tokenizer):
     count = sum(p.numel() for p in skeleton.parameters())
     root = skeleton.model.embed_tokens.weight.numel() + skeleton.model.norm.weight.numel()
     layer = sum(p.numel() for p in skeleton.model.layers[0].parameters())
-    assert count == root + 6 * layer
+    assert count == root + WIDE["num_hidden_layers"] * layer
     step = training_moments(policy(tokenizer, shards, fields=tied), READ)
     forward, narrow = step["forward"], training_moments(policy(tokenizer, shards, (4, 2), fields=tied), READ)["forward"]
     for held in (forward, narrow):
