@@ -5,17 +5,21 @@ from functools import cache
 from typing import Any
 
 import omegaconf.base
+import omegaconf.omegaconf
+import yaml
 from hydra._internal import defaults_list
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
 
 def compose_faster() -> None:
-    """Halve the processor time of a composition, which stays the same to the last key."""
+    """Take more than half of a composition's processor time away; the config stays the same to the last key."""
     omegaconf.base.parse = cache(omegaconf.base.parse)  # an interpolation takes two milliseconds
-    for source in (FileConfigSource, ImportlibResourcesConfigSource):
-        _keep_parsed_files(source)
+    Plugins.instance()  # now, for it makes the classes of sources anew
+    for scheme in ("file", "pkg"):
+        _keep_parsed_files(SourcesRegistry.instance().resolve(scheme))
     _make_no_idle_maps()
+    _write_yaml_in_c()
 
 
 def _keep_parsed_files(source: type[Any]) -> None:
@@ -39,3 +43,12 @@ def _make_no_idle_maps() -> None:
         return make(overrides, defaults, self_added) if any("$" in name for name in names) else None
 
     defaults_list._create_interpolation_map = create
+
+
+def _write_yaml_in_c() -> None:
+    """Hydra writes three files a run, and the run one."""
+
+    class Dumper(yaml.CDumper):
+        yaml_representers = omegaconf.omegaconf.get_omega_conf_dumper().yaml_representers
+
+    omegaconf.omegaconf.get_omega_conf_dumper = lambda: Dumper

@@ -111,6 +111,7 @@ def test_the_report_stands_by_itself(quickstart):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
 
 
+@pytest.mark.slow
 def test_live_mode_says_the_same_as_the_cache_and_needs_none(quickstart):
     folder, _, run = quickstart
     cached = run("stages=[scores,dadpo]")

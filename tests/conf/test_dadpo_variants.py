@@ -81,6 +81,7 @@ def test_a_schedule_moves_beta_teacher_over_the_run_and_goes_on_after_a_kill(run
         assert resumed[key] == pytest.approx(whole[key], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_sft_term_is_in_the_loss_and_apart(run):
     plain, folder = run()
     first, loss = curve(folder, "sft_loss")[0], curve(folder, "loss")[0]
@@ -89,6 +90,7 @@ def test_the_sft_term_is_in_the_loss_and_apart(run):
     assert metrics["dadpo/val/sft_loss"] < plain["dadpo/val/sft_loss"]
 
 
+@pytest.mark.slow
 def test_normalised_margins_are_of_tokens(run):
     plain, folder = run()
     whole = margins(folder)

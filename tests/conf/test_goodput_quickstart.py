@@ -32,6 +32,7 @@ def test_curves_page_and_table(composed, tmp_path, capsys):
     assert "tiny-fifo/load" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trace_is_replayed_at_the_rates_and_said(composed, tmp_path):
     lines = [f"{0.1 * n},{3 + n % 50},{1 + n % 4}" for n in range(4000)]
     (tmp_path / "trace.csv").write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines]))
@@ -58,6 +59,7 @@ def test_a_load_that_was_killed_goes_on_where_it_was(composed, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == made
 
 
+@pytest.mark.slow
 def test_ones_own_model_is_served(composed, tmp_path, model_folder):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "The oldest house"}\n{"prompt": "Good day!"}\n')
     given = [f"served.model={model_folder('llama')}", f"data={tmp_path}/prompts.jsonl", "dtype=float32", "slo=agent"]

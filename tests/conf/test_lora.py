@@ -54,6 +54,7 @@ def test_students_of_adapters_are_plain_folders(lora):
     assert not any("lora_" in name for name in full["state_dict"])
 
 
+@pytest.mark.slow
 def test_live_mode_has_no_copy_and_says_the_same(lora):
     _, run = lora
     cached, live = run("stages=[dadpo]"), run("stages=[dadpo]", "mode=live")
@@ -61,6 +62,7 @@ def test_live_mode_has_no_copy_and_says_the_same(lora):
         assert live[f"dadpo/val/{key}"] == pytest.approx(cached[f"dadpo/val/{key}"], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_are_exported_and_evaluated_as_models(lora):
     folder, run = lora
     merged = run("stages=[dadpo,answers,evaluate]", "students={dadpo:${paths.output_dir}/dadpo/model}")
@@ -79,6 +81,7 @@ def test_adapters_are_exported_and_evaluated_as_models(lora):
         assert apart[f"student/dadpo/{key}"] == pytest.approx(merged[f"student/dadpo/{key}"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_adapter_stays_wide(lora):
     folder, run = lora
     metrics = run("stages=[scores,dadpo]", "policy_dtype=bfloat16", *BF16)
@@ -89,6 +92,7 @@ def test_in_bfloat16_the_adapter_stays_wide(lora):
     assert {p.dtype for p in exported.values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_all_weights_in_mixed_bfloat16(lora):
     folder, run = lora
     metrics = run("stages=[scores,dadpo]", *BF16, lora=[])  # clips gradients, with the fused optimizer
@@ -114,6 +118,7 @@ def test_on_a_quantized_base(kind, lora):
     assert live["dadpo/val/loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adamw8bit", "adafactor"])
 def test_other_optimizers(kind, lora):
     if kind == "adamw8bit":

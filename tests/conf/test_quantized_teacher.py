@@ -39,6 +39,7 @@ def caches(tmp_path):
     return sorted(found, key=lambda one: one[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "near"), [("int8", 0.1), ("nf4", 1.0)])  # random weights have the least room
 def test_its_scores_are_its_own_and_held_against_the_full_one(kind, near, scored, tmp_path):
     (code, err), found = scored(f"teacher_quantization={kind}")
@@ -65,6 +66,7 @@ def test_its_scores_are_its_own_and_held_against_the_full_one(kind, near, scored
     assert sum(apart) <= told["token_logp_mae"] * told["tokens"] + 1e-3  # a sum differs by no more than its parts
 
 
+@pytest.mark.slow
 def test_training_looks_them_up_where_they_are(scored):
     for how in ("teacher_quantization=nf4", "teacher_quantization=null"):
         (code, err), found = scored(how, stages="[scores,dadpo]")

@@ -172,6 +172,7 @@ def test_killed_in_a_round_it_ends_with_the_same_student(rounds, monkeypatch, ki
         torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_round_is_the_run_without_rounds(rounds, composed):
     folder, run, metrics, _ = rounds
     config = composed("experiment=dadpo_quickstart", *TINY)
@@ -185,6 +186,7 @@ def test_one_round_is_the_run_without_rounds(rounds, composed):
     run()
 
 
+@pytest.mark.slow
 def test_what_moves_over_the_run_moves_over_all_rounds(rounds):
     folder, run, _, _ = rounds
     run("beta_schedule=linear", "beta_teacher_start=0.1")

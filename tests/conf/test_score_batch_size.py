@@ -7,6 +7,7 @@ import pytest
 from tests.conf.test_wrong_inputs import distil, one_line  # noqa: F401
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_takes_and_scores_the_same(distil, tmp_path):  # noqa: F811
     margins = []
     for size in ("auto", "2"):
