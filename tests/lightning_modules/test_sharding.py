@@ -137,14 +137,15 @@ def test_a_run_goes_on_with_more_processes_or_fewer(training, tmp_path):
 
 
 class Shares(LightningDataModule):
-    """One batch a rank, the same in each of three steps."""
+    """A rank's batch, or batches, the same in each of three steps."""
 
     def __init__(self, *shares):
         super().__init__()
         self.shares = shares
 
     def train_dataloader(self):
-        return DataLoader([self.shares[self.trainer.global_rank]] * 3, batch_size=None)
+        share = self.shares[self.trainer.global_rank]
+        return DataLoader((share if isinstance(share, list) else [share]) * 3, batch_size=None)
 
 
 def rows_of(batch, rows):
@@ -192,6 +193,20 @@ def test_unequal_shares_count_by_their_items(kinds, tmp_path, kind, strategy):
         for name, value in weights.items():
             torch.testing.assert_close(value, alone[2][name], rtol=1e-3, atol=2e-5, msg=name)
     assert alone[0][0] - alone[0][-1] > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_batches_of_an_update_count_by_their_items_on_all_ranks(kinds, tmp_path, strategy):
+    """Two batches of one row each, of other lengths, on either rank are the mean over the tokens of all four."""
+    module, batch = kinds["sft"]
+    _, _, alone = kept(fit(module, tmp_path, "sft", [batch], 1))[0]
+    shares = [[rows_of(batch, [0]), rows_of(batch, [1])], [rows_of(batch, [2]), rows_of(batch, [3])]]
+    in_two(fit, module, tmp_path, "sft", shares, 2, strategy=strategy, accumulate_grad_batches=2)
+    for losses, _, weights in kept(tmp_path / f"sft 2 {strategy}"):
+        assert len(losses) == 6
+        for name, value in weights.items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
 @pytest.mark.slow
