@@ -125,10 +125,10 @@ def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path
 
 
 def test_longer_passages_are_learnt_after_short_ones(tmp_path):
-    """``rast_passages``: generator and judge go on from what one-sentence passages taught them."""
-    stages = ["vanilla_short", "vanilla", "judge_short", "judge_two", "judge_qa"]
-    few = ["short_steps=2", "two_steps=1", "vanilla_steps=1", "judge_qa_steps=1"]
-    few += [f"world.{table}.count=16" for table in ("short", "two", "train")]
+    """``rast_passages``: generator and judge (of more layers) go on from what one-sentence passages taught them."""
+    stages = ["vanilla_short", "vanilla", "judge_short", "judge_qa"]
+    few = ["short_steps=2", "vanilla_steps=1", "judge_qa_steps=1"]
+    few += [f"world.{table}.count=16" for table in ("short", "train")]
     still = ["vanilla_lr=1e-9", "judge_qa_lr=1e-9"]
     settings = [*TINY_RAST, *few, *still, f"stages=[{','.join(stages)}]"]
     run_in(tmp_path, *settings, experiment="rast_passages")
@@ -137,7 +137,12 @@ def test_longer_passages_are_learnt_after_short_ones(tmp_path):
         for name in stages
     }
     assert sum("decoder.block.1." in name for name in made["vanilla"]) > 0
-    for short, long in (stages[:2], stages[2:4], stages[3:]):
+    layers = {
+        name: sum(part.endswith("SelfAttention.q.weight") for part in made[name] if part.startswith("encoder"))
+        for name in stages
+    }
+    assert layers == {"vanilla_short": 3, "vanilla": 3, "judge_short": 4, "judge_qa": 4}
+    for short, long in (stages[:2], stages[2:]):
         for name, weight in made[short].items():
             torch.testing.assert_close(made[long][name], weight, atol=1e-6, rtol=0)
     assert not made["vanilla"]["shared.weight"].equal(made["judge_qa"]["shared.weight"])
