@@ -1,6 +1,5 @@
 """Build, load and freeze language models: the only place that touches transformers' model classes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from datamodules.wrong_input import WrongInput, check_switch
-from lightning_modules.loading import ModelSource, build_from, config_of, read_config
+from lightning_modules.loading import ModelSource, build_from, config_of
 from lightning_modules.logprobs import OutputHead, logits_of
 from lightning_modules.seq2seq import decoder_states, encoder_states
 
@@ -28,6 +27,7 @@ def build_language_model(
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
     quantization: str | None = None,
+    weights: bool = True,
 ) -> PreTrainedModel:
     """Load a pretrained causal language model, or make a new one from a config.
 
@@ -38,25 +38,13 @@ def build_language_model(
         attn_implementation: As transformers names it (None: the best that the family has here).
         gradient_checkpointing: Recompute activations in the backward pass (in ``train()`` mode only).
         quantization: Of a model that stays frozen: None, ``int8`` or ``nf4``; see ``quantization.py``.
+        weights: False: none, on torch's meta device; of a folder only the config is read.
 
     Raises:
         WrongInput: The source is no model or lacks weights, or a new model's config is not accepted.
     """
-    model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation, quantization)
+    model = build_from(source, tokenizer, AutoModelForCausalLM, dtype, attn_implementation, quantization, weights)
     return _ready(model, gradient_checkpointing)
-
-
-def build_skeleton(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
-    """The model of ``build_model`` without weights, on torch's meta device: to count by. Only the config is read.
-
-    Arguments and errors: see ``build_language_model``.
-    """
-    config = source if isinstance(source, Mapping) else read_config(str(source))
-    two_parts = getattr(config_of(source), "is_encoder_decoder", False)
-    with torch.device("meta"):
-        return build_from(
-            config, tokenizer, AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM, "float32", None
-        )
 
 
 def build_seq2seq_model(
@@ -67,13 +55,14 @@ def build_seq2seq_model(
     attn_implementation: str | None = None,
     gradient_checkpointing: bool = False,
     quantization: str | None = None,
+    weights: bool = True,
 ) -> PreTrainedModel:
     """The same of an encoder–decoder (T5, BART, …).
 
     A loaded model gets vocabulary rows for tokens that were added to the tokenizer since (marks and masks); spare rows
     that it has are used first. Arguments and errors: see ``build_language_model``.
     """
-    model = build_from(source, tokenizer, AutoModelForSeq2SeqLM, dtype, attn_implementation, quantization)
+    model = build_from(source, tokenizer, AutoModelForSeq2SeqLM, dtype, attn_implementation, quantization, weights)
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise WrongInput(
             f"{type(model).__name__} has no token to start decoding with",
@@ -89,6 +78,11 @@ def build_model(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None =
     """An encoder–decoder if the source is one, else a causal language model; see ``build_language_model``."""
     two_parts = getattr(config_of(source), "is_encoder_decoder", False)
     return (build_seq2seq_model if two_parts else build_language_model)(source, tokenizer, **build)
+
+
+def build_skeleton(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
+    """The model of ``build_model`` without weights: to count by."""
+    return build_model(source, tokenizer, weights=False)
 
 
 def build_encoder(
@@ -166,7 +160,8 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _ready(model: PreTrainedModel, gradient_checkpointing: bool) -> PreTrainedModel:
-    _check_head(model)
+    if model.device.type != "meta":
+        _check_head(model)
     check_switch(gradient_checkpointing, "gradient_checkpointing")
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

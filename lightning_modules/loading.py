@@ -48,14 +48,14 @@ def config_of(source: ModelSource) -> PreTrainedConfig | None:
         return None
 
 
-def read_config(source: str) -> dict[str, Any]:
-    """The fields of a folder's or Hub id's config, as a new model takes them.
+def read_config(source: str) -> PreTrainedConfig:
+    """A folder's or Hub id's config; an adapter's is its base's.
 
     Raises:
         WrongInput: There is none that can be read.
     """
     try:
-        return AutoConfig.from_pretrained(adapter_base(source) or source).to_dict()
+        return AutoConfig.from_pretrained(adapter_base(source) or source)
     except Exception as error:  # a dozen kinds, as when a model is loaded
         mend = "name a Hugging Face model folder or a Hub id (and check the network)"
         raise WrongInput(f"no model's config can be loaded: {_reason(error)}", source, mend) from error
@@ -68,10 +68,16 @@ def build_from(
     dtype: str,
     attn: str | None,
     quantization: str | None = None,
+    weights: bool = True,
 ) -> PreTrainedModel:
     """The model by one of transformers' auto classes, ``kind``; arguments and errors: see ``build_language_model``."""
     check_dtype(dtype)
     base = adapter_base(source)
+    if not weights:
+        with torch.device("meta"):
+            if isinstance(source, Mapping):
+                return _new_model(source, tokenizer, kind, DTYPES[dtype], attn)
+            return _made(kind, read_config(str(source)), DTYPES[dtype], attn)
     if quantization is not None and (isinstance(source, Mapping) or base is not None):
         what = "a new model" if base is None else "an adapter"
         raise WrongInput(f"{what} is not quantised", "quantization", "name a trained model, merged, or set it to null")
@@ -101,14 +107,23 @@ def _new_model(
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
             config.decoder_start_token_id = config.pad_token_id
-        model = kind.from_config(config, dtype=dtype, attn_implementation=attn)
     except Exception as error:  # transformers checks little itself: whatever the wrong field leads to comes out
-        raise WrongInput(
-            f"no model can be made of it: {_reason(error)}", "model", "see transformers' config fields"
-        ) from error
+        raise _no_model(error) from error
+    model = _made(kind, config, dtype, attn)
     if start is not None:
         initialise(model, start)
     return model
+
+
+def _made(kind: Any, config: PreTrainedConfig, dtype: torch.dtype, attn: str | None) -> PreTrainedModel:
+    try:
+        return kind.from_config(config, dtype=dtype, attn_implementation=attn)
+    except Exception as error:  # the same
+        raise _no_model(error) from error
+
+
+def _no_model(error: Exception) -> WrongInput:
+    return WrongInput(f"no model can be made of it: {_reason(error)}", "model", "see transformers' config fields")
 
 
 def _load_model(

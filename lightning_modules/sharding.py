@@ -6,7 +6,7 @@ model's weights does so inside ``whole``: there the root is gathered, its gradie
 blocks gather themselves as they run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from types import MethodType
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from datamodules.wrong_input import WrongInput
@@ -32,12 +33,15 @@ WHERE = "trainer.strategy=fsdp2"
 def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str = "32-true") -> PreTrainedModel:
     """Shard a model over the processes of a mesh: block by block, then the root. Weights are the first process's.
 
+    They are handed out one at a time, so that all of the model is in the main memory of that process alone.
+
     With ``bf16-mixed`` the blocks are gathered in bfloat16, half the traffic, and gradients are averaged in float32.
     The root is gathered as it is: Lightning's autocast then computes what it does on one device, up to the rounding of
     the blocks' vectors.
 
     Args:
-        model: On any device; its weights move to the mesh's. Frozen: the root too is let go after each forward.
+        model: On any device, in processes but the first also on torch's meta device; its weights move to the mesh's.
+            Frozen: the root too is let go after each forward.
         mesh: Of Lightning's ``ModelParallelStrategy``, with a dimension ``data_parallel``.
         precision: The trainer's: ``32-true`` or ``bf16-mixed``.
 
@@ -52,12 +56,15 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str = "32-true") 
     narrow = _narrow_dtype(precision)
     blocks = _blocks(model)
     _check_weights(model, blocks)
-    _from_first(model, over)
+    weights = {name: tensor.detach() for name, tensor in _tensors(model)}  # sharding makes parameters others'
     for block in blocks:
         policy = MixedPrecisionPolicy(narrow, narrow and torch.float32, cast_forward_inputs=False)
         fully_shard(block, mesh=over, mp_policy=policy)
     trained = any(p.requires_grad for p in model.parameters())
     fully_shard(model, mesh=over, reshard_after_forward=None if trained else True)
+    if any(tensor.is_meta for _, tensor in _tensors(model)):
+        model.to_empty(device=over.device_type)
+    _hand_out(weights, model, over)
     model.in_one_piece = MethodType(_call, model)  # type: ignore[assignment]
     register_fsdp_forward_method(model, "in_one_piece")
     return model
@@ -193,10 +200,19 @@ def _check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
             )
 
 
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(model.named_parameters(), model.named_buffers())
+
+
 @torch.no_grad()
-def _from_first(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Give every process the first one's weights, as DDP does: shards of different random starts are no model."""
-    for tensor in chain(model.parameters(), model.buffers()):
-        moved = tensor.to(mesh.device_type)
-        dist.broadcast(moved, group=mesh.get_group(), group_src=0)
-        tensor.copy_(moved)
+def _hand_out(weights: Mapping[str, Tensor], model: nn.Module, mesh: DeviceMesh) -> None:
+    """Fill every process's shards, and its buffers, with the first one's weights, as DDP does."""
+    for name, tensor in _tensors(model):
+        full = torch.empty(tensor.shape, dtype=tensor.dtype, device=mesh.device_type)
+        if mesh.get_local_rank() == 0:
+            full.copy_(weights[name])
+        if isinstance(tensor, DTensor):
+            tensor.to_local().copy_(distribute_tensor(full, mesh, tensor.placements, src_data_rank=0).to_local())
+        else:
+            dist.broadcast(full, group=mesh.get_group(), group_src=0)
+            tensor.copy_(full)

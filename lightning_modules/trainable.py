@@ -106,8 +106,8 @@ class PolicyModule(LightningModule):
             self.adaptation.check_source(self.source)
             if self.device_mesh is not None:
                 check_unadapted(self.adaptation.lora)
-            quantized: dict[str, Any] = {"quantization": self.adaptation.quantization}
-            policy = self.build_policy(self.source, self.tokenizer, **self.build, **quantized).train()
+            loading: dict[str, Any] = {"quantization": self.adaptation.quantization, "weights": self.loads_weights}
+            policy = self.build_policy(self.source, self.tokenizer, **self.build, **loading).train()
             self.adaptation.adapt(policy, self.source)
             if self.activation_offload:
                 ActivationOffload(policy)
@@ -115,11 +115,16 @@ class PolicyModule(LightningModule):
                 compile_layers(policy)
             self.policy = self.spread(policy)
 
+    @property
+    def loads_weights(self) -> bool:
+        """Whether models are built with their weights on this process; sharded, they are on the first one alone."""
+        return self.device_mesh is None or self.global_rank == 0
+
     def spread(self, model: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
         """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is.
 
         Args:
-            model: To be computed with.
+            model: To be computed with; with weights where ``loads_weights``.
             precision: See ``shard``; default: the trainer's.
         """
         if self.device_mesh is None:

@@ -96,6 +96,7 @@ class DaDPOModule(PolicyModule):
             settings: dict[str, Any] = self.build | {
                 "gradient_checkpointing": False,
                 "dtype": self.frozen_dtype or self.build["dtype"],
+                "weights": self.loads_weights,
             }
             assert self.teacher_source is not None
             sources = (*([] if self.reference_is_policy else [self.reference_source]), self.teacher_source)

@@ -58,8 +58,7 @@ def served_model(
         plain = str((folder / "model").absolute())
     else:
         plain = str(Path(source).absolute()) if Path(source).is_dir() else str(source)
-    read_config(plain)  # refuses what is none
-    text = config_of(plain).get_text_config()  # type: ignore[union-attr]
+    text = read_config(plain).get_text_config()
     unused = range(len(tokenizer), max(text.vocab_size, len(tokenizer)))
     if len(unused) > MOST_BIASED:
         what = f"{len(unused)} of its vocabulary rows stand for no token, and vLLM keeps {MOST_BIASED} from being drawn"

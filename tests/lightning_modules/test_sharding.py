@@ -1,6 +1,7 @@
 """Sharded over two processes, a model learns what it learns in one."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -233,6 +234,44 @@ def test_two_ranks_fill_the_cache_with_what_one_says(folders, tokenizer, pairs_f
         one, two = data.cache(name).read(keys), again.cache(name).read(keys)
         assert len(one) == len(keys) == 48
         assert two == pytest.approx(one, abs=1e-4)
+
+
+class Noting(DaDPOModule):
+    """Writes down where its models are when they are about to be shared out."""
+
+    folder: Path
+
+    def spread(self, model, precision=None):
+        with (self.folder / f"{self.global_rank}.txt").open("a") as file:
+            file.write(f"{model.device.type} ")
+        return super().spread(model, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("gemma3_text", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
+        ("llama", {"tie_word_embeddings": True}),
+    ],
+)
+def test_only_the_first_process_reads_weights(model_folder, tokenizer, pair_batch, tmp_path, family, fields):
+    """The others get theirs, and what a model computes for itself: angles of positions, scales of embeddings."""
+    student, teacher = (model_folder(family, seed=seed, **WIDE, **fields) for seed in range(2))
+    Noting.folder = tmp_path
+
+    def module():
+        return Noting(student, tokenizer, mode="live", teacher=teacher, optimizer=adam)
+
+    batch = pair_batch(4)
+    alone = kept(fit(module, tmp_path, "dadpo", [batch], 1))[0]
+    (tmp_path / "0.txt").unlink(missing_ok=True)
+    in_two(fit, module, tmp_path, "dadpo", [rows_of(batch, [0, 1]), rows_of(batch, [2, 3])], 2, strategy="fsdp2")
+    assert [(tmp_path / f"{rank}.txt").read_text().split() for rank in range(2)] == [["cpu"] * 3, ["meta"] * 3]
+    for losses, _, weights in kept(tmp_path / "dadpo 2 fsdp2"):
+        assert losses == pytest.approx(alone[0], abs=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(value, alone[2][name], rtol=1e-3, atol=2e-5, msg=name)
 
 
 class Nested(DaDPOModule):
