@@ -131,6 +131,10 @@ class PolicyModule(LightningModule):
             return model
         return shard(model, self.device_mesh, precision or str(self.trainer.precision))
 
+    def on_fit_start(self) -> None:
+        """Forget the batches of an update that a training before has broken off in."""
+        self.accumulation = Accumulation()
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW-style groups (no decay on biases and norms), linear warm-up, cosine decay a step at a time.
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.batches import PairBatch, PairScores, TokenBatch
 from lightning_modules import DaDPOModule, FineTuningModule
@@ -66,3 +66,37 @@ def test_an_update_is_a_step_on_all_its_rows(kind, model_folder, tokenizer, toke
     for name, weight in found.items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
     assert max((found[name] - start[name]).abs().max() for name in found) > 1e-2
+
+
+def test_a_training_that_broke_off_within_an_update_leaves_nothing(model_folder, tokenizer, token_batch, trainer):
+    batch = token_batch(LENGTHS)
+
+    def weights(broken_off):
+        settings = {"warmup": 0.0, "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+        module = fine_tuning(model_folder(), tokenizer, settings)
+        if broken_off:
+
+            def breaks():
+                yield some(batch, [0, 2, 4])
+                yield some(batch, [1])  # which is fetched before the other is trained on
+                raise InterruptedError
+
+            with pytest.raises(InterruptedError):
+                trainer(accumulate_grad_batches=2).fit(module, DataLoader(Rows(breaks), batch_size=None))
+        loader = DataLoader([some(batch, [0]), some(batch, [1, 2])], batch_size=None)
+        trainer(accumulate_grad_batches=2, max_steps=1).fit(module, loader)
+        return dict(module.policy.named_parameters())
+
+    fresh = weights(broken_off=False)
+    for name, weight in weights(broken_off=True).items():
+        torch.testing.assert_close(weight, fresh[name], msg=name)
+
+
+class Rows(IterableDataset):
+    """What a function yields."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return self.rows()
