@@ -113,15 +113,25 @@ def test_another_weight_trains_the_policy_alone_again(quickstart):
     run("stages=[rl]")  # back to where the other tests find it
 
 
-def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path):
-    def stages(*overrides):
-        paths = [f"paths.output_dir={tmp_path}", f"paths.cache_dir={tmp_path}", "name=test"]
-        with initialize_config_dir(CONF, version_base="1.3"):
-            config = compose("train", overrides=["experiment=rast_lambda", *paths, *overrides])
-        return {name: stage_config(config, name) for name in config.stages}
+def stages_of(experiment, folder, *overrides):
+    paths = [f"paths.output_dir={folder}", f"paths.cache_dir={folder}", "name=test"]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("train", overrides=[f"experiment={experiment}", *paths, *overrides])
+    return {name: stage_config(config, name) for name in config.stages}
 
-    before, after = stages("diversity_weight=0"), stages("diversity_weight=3.0", "lr=3e-4")
+
+def test_what_lambda_and_learning_rate_do_not_touch_is_made_once_a_seed(tmp_path):
+    before = stages_of("rast_lambda", tmp_path, "diversity_weight=0")
+    after = stages_of("rast_lambda", tmp_path, "diversity_weight=3.0", "lr=3e-4")
     assert [name for name in before if before[name] != after[name]] == ["rl"]
+
+
+def test_longer_passages_have_one_judge_for_all_seeds(tmp_path):
+    zero, one = (stages_of("rast_passages_lambda", tmp_path, f"seed={seed}") for seed in (0, 1))
+    same = {name for name in zero if zero[name] == one[name]}
+    assert {"judge_short", "judge_qa"} <= same
+    assert not same & {"templates", "vanilla", "style", "qa", "rl"}
+    assert zero["judge_qa"]["datamodule"]["seed"] != zero["qa"]["datamodule"]["seed"]
 
 
 def test_longer_passages_are_learnt_after_short_ones(tmp_path):
