@@ -100,7 +100,7 @@ def main(config: DictConfig) -> None:
 
 def command_line() -> None:
     """Run ``main``; an error that the user can mend ends with one line and exit code 2."""
-    os.environ[ASKED_FOR_TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ.setdefault(ASKED_FOR_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))  # other ranks are children
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on as they are, instead of printing and exiting itself
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its warning about forks would drown ours
     warnings.filterwarnings("ignore", module="lightning")  # advice on workers and empty loaders, a page a stage

@@ -30,6 +30,24 @@ T = TypeVar("T")
 WHERE = "trainer.strategy=fsdp2"
 
 
+def build_over(mesh: DeviceMesh, build: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """``build(weights=…)``: with weights on the first process of a mesh, on the others without.
+
+    Raises:
+        WrongInput: The first process could not build it, on the others; else they would wait for its weights.
+    """
+    over = _data_parallel(mesh)
+    failed = torch.ones((), device=over.device_type)
+    try:
+        model = build(weights=over.get_local_rank() == 0)
+        failed.zero_()
+    finally:
+        dist.broadcast(failed, group=over.get_group(), group_src=0)
+    if failed:
+        raise WrongInput("the first process could not build the model", WHERE, "see what it says")
+    return model
+
+
 def shard(model: PreTrainedModel, mesh: DeviceMesh, precision: str = "32-true") -> PreTrainedModel:
     """Shard a model over the processes of a mesh: block by block, then the root. Weights are the first process's.
 

@@ -24,7 +24,7 @@ from lightning_modules.language_model import ModelSource, build_language_model
 from lightning_modules.ranks import clip_gradients
 from lightning_modules.schedule import cosine_schedule
 from lightning_modules.serving import Engine, Served, serve
-from lightning_modules.sharding import check_unadapted, full_weights, is_sharded, shard
+from lightning_modules.sharding import build_over, check_unadapted, full_weights, is_sharded, shard
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -106,8 +106,8 @@ class PolicyModule(LightningModule):
             self.adaptation.check_source(self.source)
             if self.device_mesh is not None:
                 check_unadapted(self.adaptation.lora)
-            loading: dict[str, Any] = {"quantization": self.adaptation.quantization, "weights": self.loads_weights}
-            policy = self.build_policy(self.source, self.tokenizer, **self.build, **loading).train()
+            quantized: dict[str, Any] = {"quantization": self.adaptation.quantization}
+            policy = self.built(self.build_policy, self.source, **self.build, **quantized).train()
             self.adaptation.adapt(policy, self.source)
             if self.activation_offload:
                 ActivationOffload(policy)
@@ -115,16 +115,16 @@ class PolicyModule(LightningModule):
                 compile_layers(policy)
             self.policy = self.spread(policy)
 
-    @property
-    def loads_weights(self) -> bool:
-        """Whether models are built with their weights on this process; sharded, they are on the first one alone."""
-        return self.device_mesh is None or self.global_rank == 0
+    def built(self, build: Callable[..., PreTrainedModel], source: ModelSource, **settings: Any) -> PreTrainedModel:
+        """``build(source, tokenizer, **settings)``: with weights, or, to be sharded, with them on the first process."""
+        make = partial(build, source, self.tokenizer, **settings)
+        return make() if self.device_mesh is None else build_over(self.device_mesh, make)
 
     def spread(self, model: PreTrainedModel, precision: str | None = None) -> PreTrainedModel:
         """The model as the trainer's strategy has it: sharded over a device mesh if there is one, else as it is.
 
         Args:
-            model: To be computed with; with weights where ``loads_weights``.
+            model: As ``built``, to be computed with.
             precision: See ``shard``; default: the trainer's.
         """
         if self.device_mesh is None:

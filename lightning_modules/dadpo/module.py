@@ -96,11 +96,10 @@ class DaDPOModule(PolicyModule):
             settings: dict[str, Any] = self.build | {
                 "gradient_checkpointing": False,
                 "dtype": self.frozen_dtype or self.build["dtype"],
-                "weights": self.loads_weights,
             }
             assert self.teacher_source is not None
             sources = (*([] if self.reference_is_policy else [self.reference_source]), self.teacher_source)
-            built = (build_language_model(source, self.tokenizer, **settings) for source in sources)
+            built = (self.built(build_language_model, source, **settings) for source in sources)
             self._frozen = tuple(self.spread(freeze(model), "32-true") for model in built)  # gathered as they are
             if isinstance(self.reference_source, Mapping) and self.reference_source == self.source:
                 # A student made from nothing has no folder to load again: the reference is a copy of its start.

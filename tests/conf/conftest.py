@@ -28,6 +28,8 @@ def composed(tmp_path):
 def command(tmp_path, monkeypatch, capsys):
     """Run the command line in this process; gives the exit code and what stood on standard error."""
 
+    monkeypatch.delenv(train.ASKED_FOR_TRACEBACK, raising=False)  # a command line before it, in this process, set it
+
     def run(*overrides):
         GlobalHydra.instance().clear()
         monkeypatch.setenv("SMOOTHTALK_CACHE", str(tmp_path / "cache"))
