@@ -70,7 +70,7 @@ def build_seq2seq_model(
             "give the tokenizer a padding token, or the config a decoder_start_token_id",
         )
     if tokenizer is not None and len(tokenizer) > output_head(model).weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=weights)  # no mean of what is not there
     return _ready(model, gradient_checkpointing)
 
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import train
+from tests.conf.command_apart import LIMIT_S, start
 from tests.conf.tiny import TINY
 
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -49,23 +50,11 @@ def test_what_the_first_process_cannot_load_ends_all_of_them_in_a_line_each(mode
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = [f"data={pairs}", f"eval_data={pairs}", f"teacher={whole}", f"student={broken}"]
     sharded = ["trainer=fsdp2", *DDP[1:], "trainer.precision=32-true", "policy_dtype=float32", "stages=[sft_chosen]"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "train.py",
-            "experiment=dadpo_qwen",
-            *data,
-            *sharded,
-            "logger=csv",
-            f"hydra.run.dir={tmp_path}/out",
-        ],
-        cwd=Path(train.__file__).parent,
-        env=os.environ | {"SMOOTHTALK_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "error: 1 weights are missing, model.norm.weight first" in done.stderr
-    assert "error: the first process could not build the model" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = start(tmp_path, "run", "experiment=dadpo_qwen", *data, *sharded, "logger=csv")
+    process.join(LIMIT_S)
+    process.kill()  # one that hangs
+    said = (tmp_path / "run.err").read_text()
+    assert process.exitcode == 2, said
+    assert "error: 1 weights are missing, model.norm.weight first" in said
+    assert "error: the first process could not build the model" in said
+    assert "Traceback" not in said

@@ -67,6 +67,9 @@ def test_added_marks_get_rows_and_the_others_keep_theirs(t5_folder, tokenizer):
         old, new = (model.get_input_embeddings().weight for model in (before, after))
         assert new.shape[0] == len(marked) == old.shape[0] + 3
         assert torch.equal(new[: len(tokenizer)], old)
+    without = build_seq2seq_model(t5_folder(), marked, weights=False).shared.weight  # as a shard is made of
+    assert without.is_meta
+    assert without.shape[0] == len(marked)
     spare = build_seq2seq_model(t5_folder(vocab_size=1200), marked)
     assert output_head(spare).weight.shape[0] == 1200
 

@@ -265,7 +265,7 @@ def test_only_the_first_process_reads_weights(model_folder, tokenizer, pair_batc
 
     batch = pair_batch(4)
     alone = kept(fit(module, tmp_path, "dadpo", [batch], 1))[0]
-    (tmp_path / "0.txt").unlink(missing_ok=True)
+    (tmp_path / "0.txt").unlink()
     in_two(fit, module, tmp_path, "dadpo", [rows_of(batch, [0, 1]), rows_of(batch, [2, 3])], 2, strategy="fsdp2")
     assert [(tmp_path / f"{rank}.txt").read_text().split() for rank in range(2)] == [["cpu"] * 3, ["meta"] * 3]
     for losses, _, weights in kept(tmp_path / "dadpo 2 fsdp2"):
